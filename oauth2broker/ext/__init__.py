@@ -1,0 +1,1 @@
+"""Contracts for what surrounds a broker: signing requests, lending tokens, keeping budgets."""

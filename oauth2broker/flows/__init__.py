@@ -1,0 +1,1 @@
+"""What a broker does: obtain, renew and revoke tokens."""

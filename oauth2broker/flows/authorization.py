@@ -1,0 +1,248 @@
+"""Authorization code with PKCE (RFC 6749 section 4.1, RFC 7636), from redirect to stored token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import cast
+
+from oauth2broker import oauth
+from oauth2broker.errors import (
+    AuthorizationError,
+    BrokerError,
+    ConfigError,
+    TransientError,
+    TransportError,
+)
+from oauth2broker.flows.bounds import Bounds
+from oauth2broker.flows.callback import Callback
+from oauth2broker.flows.session import SESSION_LIFETIME, AuthorizationSession
+from oauth2broker.flows.singleflight import Flights, Outcome
+from oauth2broker.flows.token_endpoint import TokenEndpoint
+from oauth2broker.flows.writes import write_surely
+from oauth2broker.grants import GrantType
+from oauth2broker.ids import PrincipalId, TenantId
+from oauth2broker.oauth import TokenFailure, build_record
+from oauth2broker.records import LONG_AGO, TokenRecord, checked_text
+from oauth2broker.scopes import ScopeSet
+from oauth2broker.secret import TokenSecret
+from oauth2broker.stores.base import BrokerStore
+from oauth2broker.urls import checked_redirect_uri
+
+_OURS = frozenset(
+    {"response_type", "client_id", "redirect_uri", "scope", "resource", "state"}
+    | {"code_challenge", "code_challenge_method"}
+)
+
+
+class AuthorizationFlow:
+    """Starts and completes authorizations. Safe to share between threads."""
+
+    def __init__(
+        self,
+        store: BrokerStore,
+        endpoint: TokenEndpoint,
+        flights: Flights,
+        clock: Callable[[], datetime],
+        bounds: Bounds,
+    ) -> None:
+        self._store = store
+        self._endpoint = endpoint
+        self._flights = flights
+        self._clock = clock
+        self._bounds = bounds
+
+    def start(
+        self,
+        tenant: str,
+        principal: str,
+        scope: str | Iterable[str],
+        redirect_uri: str,
+        *,
+        resource: str | None,
+        extra_params: Mapping[str, str] | None,
+    ) -> AuthorizationSession:
+        """Make a session and the URL to send the user to."""
+        descriptor, client_id = self._endpoint.descriptor, self._endpoint.client.client_id
+        descriptor.require_grant(GrantType.AUTHORIZATION_CODE)
+        endpoint = descriptor.authorization_endpoint
+        if endpoint is None:
+            raise ConfigError(f"provider {descriptor.id} has no authorization_endpoint")
+        tenant, principal = TenantId(tenant), PrincipalId(principal)
+        scope, redirect_uri = ScopeSet(scope), checked_redirect_uri(redirect_uri)
+        resource = None if resource is None else checked_text("resource", resource)
+        state, verifier = oauth.new_state(), oauth.new_code_verifier()
+        challenge = oauth.build_code_challenge(verifier)
+        ours = {
+            "response_type": "code",
+            "client_id": client_id,
+            "redirect_uri": redirect_uri,
+            **oauth.format_scope(scope, descriptor.scope_delimiter),
+            "state": state,
+            "code_challenge": challenge,
+            "code_challenge_method": "S256",
+            **({} if resource is None else {"resource": resource}),  # RFC 8707 section 2.1
+        }
+        params = _joined(ours, descriptor.authorization_params, extra_params or {})
+        self._augment(params)
+        return AuthorizationSession(
+            tenant=tenant,
+            principal=principal,
+            provider=descriptor.id,
+            client_id=client_id,
+            scope=scope,
+            redirect_uri=redirect_uri,
+            resource=resource,
+            state=state,
+            code_verifier=verifier,
+            code_challenge=challenge,
+            authorize_url=oauth.build_authorization_url(endpoint, params),
+            expires_at=self._clock() + SESSION_LIFETIME,
+        )
+
+    def complete(self, session: AuthorizationSession, callback: Callback | str) -> TokenRecord:
+        """Check a callback (or what is wrong with it) against its session, then exchange its code."""
+        self._require_own(session)
+        if isinstance(callback, str):
+            raise AuthorizationError(f"the callback cannot be used: {callback}")
+        session.require_state(callback.state)
+        self._require_issuer(callback.iss)
+        if callback.error is not None:
+            session.claim(self._clock())
+            raise _denied(callback)
+        if callback.code is None:
+            raise AuthorizationError("the callback cannot be used: it carries no code")
+        return self._exchange(session, callback.code)
+
+    def exchange(self, session: AuthorizationSession, code: TokenSecret | None) -> TokenRecord:
+        """Exchange a code whose callback the caller has checked."""
+        self._require_own(session)
+        if code is None:
+            raise AuthorizationError("the code is not usable text")
+        return self._exchange(session, code)
+
+    def _augment(self, params: dict[str, str]) -> None:
+        failed: str | None = None
+        try:
+            self._endpoint.strategy.augment_authorization_request(params)
+        except BrokerError:
+            raise
+        except Exception as raised:  # noqa: BLE001 - a hook may raise anything
+            failed = type(raised).__name__
+        if failed is not None:
+            raise ConfigError(f"the strategy's augment_authorization_request failed ({failed})")
+
+    def _require_own(self, session: AuthorizationSession) -> None:
+        self._endpoint.descriptor.require_grant(GrantType.AUTHORIZATION_CODE)
+        if session.provider != self._endpoint.descriptor.id:
+            raise ConfigError("the session belongs to another provider")
+        if session.client_id != self._endpoint.client.client_id:
+            raise ConfigError("the session belongs to another client id")
+
+    def _require_issuer(self, iss: str | None) -> None:
+        """Refuse an answer of another authorization server (RFC 9207 section 2.4)."""
+        descriptor = self._endpoint.descriptor
+        if iss is None and descriptor.iss_required:
+            raise AuthorizationError("the callback carries no iss", error="invalid_issuer")
+        if iss is not None and descriptor.issuer is not None and iss != descriptor.issuer:
+            raise AuthorizationError("the callback's iss is another issuer", error="invalid_issuer")
+
+    def _exchange(self, session: AuthorizationSession, code: TokenSecret) -> TokenRecord:
+        outcome = self._flights.lead(session.key, partial(self._fly, session, code))
+        return cast("TokenRecord", outcome.record)
+
+    def _fly(self, session: AuthorizationSession, code: TokenSecret) -> Outcome:
+        with self._store.refresh_lease(session.key, timeout=self._bounds.lease) as is_ours:
+            if not is_ours:
+                raise TransientError("whoever holds the lease did not finish renewing in time")
+            return Outcome(self._obtain(session, code), renewed=True)
+
+    def _obtain(self, session: AuthorizationSession, code: TokenSecret) -> TokenRecord:
+        grant, key, now = GrantType.AUTHORIZATION_CODE, session.key, self._clock()
+        previous = self._store.fetch(key)  # first: a store that cannot be read must not cost the code
+        self._endpoint.require_budget(key, session.scope, grant, now)
+        call = self._endpoint.prepare(grant, _exchange_params(session, code))
+        session.claim(now)
+        result = self._endpoint.send(call)
+        if isinstance(result, TokenFailure):
+            self._recover(session, result, now)
+            raise result.error
+        record = build_record(
+            result,
+            key.family,
+            session.scope,
+            session.resource,
+            grant,
+            issued_at=now,
+            default_expires_in=self._endpoint.descriptor.default_expires_in,
+        )
+        record = _with_kept_refresh_token(record, previous)
+        write_surely(lambda: self._store.save(record), self._bounds.store)
+        return record
+
+    def _recover(self, session: AuthorizationSession, failure: TokenFailure, now: datetime) -> None:
+        """Give the session back when nothing went out; keep a refresh token that came all the same."""
+        if isinstance(failure.error, TransportError) and not failure.error.sent:
+            session.release()
+        if failure.refresh_token is None:
+            return
+        rescued = TokenRecord(
+            family=session.key.family,
+            scope=session.scope,
+            resource=session.resource,
+            access_token="",
+            refresh_token=failure.refresh_token,
+            issued_at=now,
+            expires_at=LONG_AGO,
+        )
+        write_surely(lambda: self._store.save(rescued), self._bounds.store)
+
+
+def _joined(
+    ours: Mapping[str, str], descriptor_params: Mapping[str, str], extra_params: Mapping[str, str]
+) -> dict[str, str]:
+    """Add what the descriptor and the caller want to say; neither may override what we set."""
+    params = dict(ours)
+    for source, extras in (("authorization_params", descriptor_params), ("extra_params", extra_params)):
+        for name, value in extras.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise ConfigError(f"{source} maps strings to strings")
+            if name in _OURS:
+                raise ConfigError(f"{source} may not override {name}")
+            params[name] = value
+    return params
+
+
+def _exchange_params(session: AuthorizationSession, code: TokenSecret) -> dict[str, str | TokenSecret]:
+    params: dict[str, str | TokenSecret] = {
+        "code": code,
+        "redirect_uri": session.redirect_uri,
+        "code_verifier": session.code_verifier,
+    }
+    if session.resource is not None:
+        params["resource"] = session.resource  # RFC 8707 section 2.2
+    return params
+
+
+def _with_kept_refresh_token(record: TokenRecord, previous: TokenRecord | None) -> TokenRecord:
+    """Some providers send a refresh token on first consent only: keep it, unless another user came back."""
+    if record.refresh_token is not None or previous is None or previous.refresh_token is None:
+        return record
+    subjects = {oauth.read_subject(record.id_token), oauth.read_subject(previous.id_token)} - {None}
+    if len(subjects) > 1:
+        return record
+    return replace(
+        record,
+        refresh_token=previous.refresh_token,
+        refresh_expires_at=previous.refresh_expires_at,
+        attempted_at=previous.attempted_at,
+    )
+
+
+def _denied(callback: Callback) -> AuthorizationError:
+    error = oauth.safe_text(callback.error, limit=64) or "unreadable"
+    description = oauth.safe_text(callback.error_description)
+    message = f"the authorization ended in {error}" + (f" ({description})" if description else "")
+    return AuthorizationError(message, error=error, description=description)

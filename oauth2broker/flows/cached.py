@@ -1,0 +1,142 @@
+"""Serving a token from the store, or from a flight that renews it. What every renewing flow has in common."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from oauth2broker.errors import (
+    BrokerError,
+    InvalidGrantError,
+    RevokedError,
+    TransientError,
+)
+from oauth2broker.flows.bounds import Bounds
+from oauth2broker.flows.request import CachedTokenRequest, Need
+from oauth2broker.flows.singleflight import Flights, Outcome
+from oauth2broker.flows.token_endpoint import TokenEndpoint
+from oauth2broker.records import StoreKey, TokenRecord
+from oauth2broker.stores.base import BrokerStore
+
+_FLIGHTS_PER_CALL = 2
+
+
+class CachedTokenFlow(ABC):
+    """Serves one grant's tokens. Safe to share between threads."""
+
+    def __init__(
+        self,
+        store: BrokerStore,
+        endpoint: TokenEndpoint,
+        flights: Flights,
+        clock: Callable[[], datetime],
+        bounds: Bounds,
+    ) -> None:
+        self._store = store
+        self._endpoint = endpoint
+        self._flights = flights
+        self._clock = clock
+        self._bounds = bounds
+
+    def serve(self, request: CachedTokenRequest, key: StoreKey) -> TokenRecord:
+        """Give a record that answers ``request``: at once if the stored one does, else by renewing it."""
+        record = self._store.fetch(key)
+        now = self._clock()
+        if record is not None and not request.should_refresh(record, now):
+            return record
+        if record is not None and record.revoked_at is not None:
+            raise RevokedError("the grant was revoked")
+        if record is not None and request.need_at(record, now) is Need.ADVISORY:
+            return self._renew_ahead(request, key, record, now)
+        return self._renew_first(request, key, record)
+
+    @abstractmethod
+    def renew(
+        self, request: CachedTokenRequest, key: StoreKey, seen: TokenRecord | None, *, patient: bool
+    ) -> Outcome:
+        """Renew, as the leader of a flight, what ``seen`` was read from. Raises :class:`BrokerError`.
+
+        Not ``patient``: give ``seen`` at once when another holder of the lease is at it.
+        """
+
+    @abstractmethod
+    def may_renew_ahead(self, request: CachedTokenRequest, record: TokenRecord, now: datetime) -> bool:
+        """Whether it makes sense to try and renew a record that still works."""
+
+    def _renew_ahead(
+        self, request: CachedTokenRequest, key: StoreKey, record: TokenRecord, now: datetime
+    ) -> TokenRecord:
+        """Renew in the advisory window, unless somebody is at it: the record still works."""
+        if not self.may_renew_ahead(request, record, now):
+            return record
+        outcome = self._flights.lead_if_none(key, partial(self._fly, request, key, record, patient=False))
+        if outcome is None:
+            return record
+        found = answer(request, outcome, record, self._clock())
+        return record if found is None else _given(found)
+
+    def _renew_first(
+        self, request: CachedTokenRequest, key: StoreKey, seen: TokenRecord | None
+    ) -> TokenRecord:
+        """Renew, or wait for whoever does; what is stored does not answer the request."""
+        work = partial(self._fly, request, key, seen, patient=True)
+        for _ in range(_FLIGHTS_PER_CALL):
+            found = answer(request, self._flights.join_or_lead(key, work), seen, self._clock())
+            if found is not None:
+                return _given(found)
+        raise TransientError("the renewal brought no token that answers this request")
+
+    def _fly(
+        self, request: CachedTokenRequest, key: StoreKey, seen: TokenRecord | None, *, patient: bool
+    ) -> Outcome:
+        try:
+            return self.renew(request, key, seen, patient=patient)
+        except BrokerError as error:
+            grant_is_dead = isinstance(error, InvalidGrantError)
+            return Outcome(None if grant_is_dead else seen, copy.copy(error))
+
+    def _somebody_renewed(
+        self, request: CachedTokenRequest, seen: TokenRecord | None, record: TokenRecord, now: datetime
+    ) -> bool:
+        """Whether ``record`` came since ``seen`` was read, and serves."""
+        if not is_other(record, seen) or request.rejects(record):
+            return False
+        return request.window_at(record, now) is not Need.MANDATORY
+
+    def _back_off(self, failures: int, error: BrokerError, now: datetime) -> dict[str, Any]:
+        """Give what a record must remember of a failure, and tell it in ``error``."""
+        seconds = error.retry_after or self._bounds.backoff(failures + 1)
+        error.retry_after = min(seconds, self._bounds.longest_retry_after)
+        return {"failures": failures + 1, "retry_at": now + timedelta(seconds=error.retry_after)}
+
+
+def answer(
+    request: CachedTokenRequest, outcome: Outcome, seen: TokenRecord | None, now: datetime
+) -> TokenRecord | BrokerError | None:
+    """Say what a flight's outcome is to one of its callers, who saw ``seen`` on entry. Pure.
+
+    A record that answers the request, else the flight's error, else None: another flight may bring more.
+    """
+    record = outcome.record
+    if record is not None and (outcome.renewed or request.window_at(record, now) is not Need.MANDATORY):
+        unwanted = request.rejects(record) or (request.force and not is_other(record, seen))
+        if not unwanted:
+            return record
+    return outcome.error
+
+
+def is_other(record: TokenRecord, seen: TokenRecord | None) -> bool:
+    """Whether ``record`` was issued by another answer than ``seen`` was."""
+    if seen is None:
+        return True
+    return record.access_token != seen.access_token or record.issued_at != seen.issued_at
+
+
+def _given(found: TokenRecord | BrokerError) -> TokenRecord:
+    if isinstance(found, BrokerError):
+        raise copy.copy(found)  # each caller raises an error of its own
+    return found

@@ -1,0 +1,125 @@
+"""What a caller asks for, and when a record no longer answers it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, Self
+
+from oauth2broker.errors import ConfigError
+from oauth2broker.ids import PrincipalId, TenantId
+from oauth2broker.records import TokenRecord, checked_text
+from oauth2broker.scopes import ScopeSet
+
+PREEMPTIVE_WINDOW = timedelta(seconds=60)
+MINIMUM_TTL = timedelta(seconds=5)
+LONGEST_SKEW = timedelta(seconds=300)
+_NOTHING = timedelta()
+
+
+class Need(Enum):
+    """How badly a record must be renewed: not at all, when convenient, or before it can be served."""
+
+    NONE = "none"
+    ADVISORY = "advisory"
+    MANDATORY = "mandatory"
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class CachedTokenRequest:
+    """Asks for a token of a principal, as fresh as the windows say. Immutable; keep and reuse it freely.
+
+    A record is renewed ahead when less than ``preemptive_window`` is left (less a jitter of up to a quarter
+    of it, stable per key) and never served with less than ``minimum_ttl`` left. Both are capped at a quarter
+    of the token's lifetime. ``force`` asks for a token other than the stored one. Plain strings are coerced.
+    Raises :class:`ConfigError` for values that cannot be.
+    """
+
+    tenant: TenantId
+    principal: PrincipalId
+    scope: ScopeSet
+    resource: str | None
+    force: bool
+    preemptive_window: timedelta
+    minimum_ttl: timedelta
+    rejected: str | None = field(init=False)
+
+    def __init__(
+        self,
+        tenant: str,
+        principal: str,
+        scope: str | Iterable[str] = (),
+        *,
+        resource: str | None = None,
+        force: bool = False,
+        preemptive_window: timedelta = PREEMPTIVE_WINDOW,
+        minimum_ttl: timedelta = MINIMUM_TTL,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "tenant", TenantId(tenant))
+        put(self, "principal", PrincipalId(principal))
+        put(self, "scope", scope if isinstance(scope, ScopeSet) else ScopeSet(scope))
+        put(self, "resource", None if resource is None else checked_text("resource", resource))
+        put(self, "force", bool(force))
+        put(self, "preemptive_window", _window("preemptive_window", preemptive_window))
+        put(self, "minimum_ttl", _window("minimum_ttl", minimum_ttl))
+        put(self, "rejected", None)
+
+    def force_refresh(self) -> Self:
+        """Give a request that is only content with a token obtained after it was made."""
+        return self._with(force=True)
+
+    def rejecting(self, record: TokenRecord) -> Self:
+        """Give a request that is content with any token but the one of ``record``, which an API refused.
+
+        Keeps a hash of the token, not the token.
+        """
+        return self._with(rejected=record.access_token.fingerprint())
+
+    def with_preemptive_window(self, window: timedelta) -> Self:
+        """Give a request that renews ahead by ``window``."""
+        return self._with(preemptive_window=_window("preemptive_window", window))
+
+    def should_refresh(self, record: TokenRecord, now: datetime) -> bool:
+        """Whether ``record`` is due for renewal at ``now`` (an aware datetime), in either window."""
+        return self.need_at(record, now) is not Need.NONE
+
+    def need_at(self, record: TokenRecord, now: datetime) -> Need:
+        """Say how badly ``record`` must be renewed to answer this request. Pure."""
+        if self.force or self.rejects(record):
+            return Need.MANDATORY
+        return self.window_at(record, now)
+
+    def window_at(self, record: TokenRecord, now: datetime) -> Need:
+        """Say which window ``record`` is in at ``now``, whatever the caller insists on. Pure."""
+        if record.revoked_at is not None or record.issued_at - now > LONGEST_SKEW:
+            return Need.MANDATORY
+        if record.expires_at is None:
+            return Need.NONE
+        left = record.expires_at - now
+        cap = (record.expires_at - record.issued_at) / 4
+        if left <= _NOTHING or left < min(self.minimum_ttl, cap):
+            return Need.MANDATORY
+        jitter = self.preemptive_window * (record.key.spread / 4)
+        if left < min(self.preemptive_window - jitter, cap):
+            return Need.ADVISORY
+        return Need.NONE
+
+    def rejects(self, record: TokenRecord) -> bool:
+        """Whether ``record`` holds the very token that was refused."""
+        return self.rejected is not None and record.access_token.fingerprint() == self.rejected
+
+    def _with(self, **changes: Any) -> Self:
+        changed = copy.copy(self)
+        for name, value in changes.items():
+            object.__setattr__(changed, name, value)
+        return changed
+
+
+def _window(name: str, value: timedelta) -> timedelta:
+    if not isinstance(value, timedelta) or value < _NOTHING:
+        raise ConfigError(f"{name} is a timedelta, not negative")
+    return value

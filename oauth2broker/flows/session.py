@@ -1,0 +1,140 @@
+"""What must be remembered between sending a user away and their coming back."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import threading
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from oauth2broker.errors import AuthorizationError, BrokerError, SerializationError, StateMismatchError
+from oauth2broker.grants import GrantType
+from oauth2broker.ids import PrincipalId, ProviderId, TenantId
+from oauth2broker.records import StoreKey, TokenFamily, checked_text
+from oauth2broker.scopes import ScopeSet
+from oauth2broker.secret import TokenSecret
+
+SESSION_VERSION = 1
+SESSION_LIFETIME = timedelta(minutes=10)
+
+
+class _SingleUse:
+    """A right that can be taken once, by one thread, and given back."""
+
+    __slots__ = ("_free",)
+
+    def __init__(self) -> None:
+        self._free = threading.Semaphore(1)
+
+    def take(self) -> bool:
+        return self._free.acquire(blocking=False)
+
+    def give_back(self) -> None:
+        self._free.release()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class AuthorizationSession:
+    """One authorization under way (RFC 6749 section 4.1, RFC 7636).
+
+    Send the user to ``authorize_url``; keep the session under its ``state`` until the callback comes. Its
+    ``to_json`` holds the code verifier, so keep it where the user's browser cannot read it. Serves once, and
+    until ``expires_at`` (an aware UTC datetime). Safe to share between threads.
+    """
+
+    tenant: TenantId
+    principal: PrincipalId
+    provider: ProviderId
+    client_id: str
+    scope: ScopeSet
+    redirect_uri: str
+    resource: str | None
+    state: str
+    code_verifier: TokenSecret
+    code_challenge: str
+    authorize_url: str
+    expires_at: datetime
+    _use: _SingleUse = field(default_factory=_SingleUse, init=False)
+
+    def __repr__(self) -> str:
+        return f"AuthorizationSession({self.tenant!r}, {self.principal!r}, {self.provider!r})"
+
+    @property
+    def key(self) -> StoreKey:
+        """Where the token will be kept."""
+        family = TokenFamily(self.tenant, self.principal, self.provider, self.client_id)
+        return StoreKey(family, self.scope.fingerprint, self.resource, GrantType.AUTHORIZATION_CODE)
+
+    def to_json(self) -> str:
+        """Give the session as JSON, with a version. The text holds the plain code verifier."""
+        members: dict[str, Any] = {name: getattr(self, name) for name in _STORED_FIELDS}
+        members.update(
+            version=SESSION_VERSION,
+            scope=self.scope.normalized,
+            code_verifier=self.code_verifier.expose(),
+            expires_at=self.expires_at.isoformat(),
+        )
+        return json.dumps(members)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> AuthorizationSession:
+        """Read what :meth:`to_json` wrote.
+
+        Raises :class:`SerializationError` for anything else, without a word of the text in the message.
+        """
+        found = _decoded(text)
+        del text
+        if isinstance(found, str):
+            raise SerializationError(f"not an authorization session: {found}")
+        return found
+
+    def require_state(self, state: str | None) -> None:
+        """Raise :class:`StateMismatchError` unless equal, in constant time (RFC 6749 section 10.12)."""
+        if state is None:
+            raise StateMismatchError("the callback carries no state")
+        if not hmac.compare_digest(state.encode("utf-8", "surrogatepass"), self.state.encode()):
+            raise StateMismatchError("the callback's state is not the one of this session")
+
+    def claim(self, now: datetime) -> None:
+        """Take the one use of this session; raise when it has served already, or expired."""
+        if now >= self.expires_at:
+            raise AuthorizationError("this session has expired; start again", reauthorize=True)
+        if not self._use.take():
+            raise StateMismatchError("this session has served already")
+
+    def release(self) -> None:
+        """Give the use back, after nothing was sent."""
+        self._use.give_back()
+
+
+_STORED_FIELDS = tuple(spec.name for spec in fields(AuthorizationSession) if spec.init)
+
+
+def _decoded(text: str | bytes) -> AuthorizationSession | str:
+    """Give the session, or what is wrong. Never raises, so that no traceback holds the text."""
+    try:
+        members = json.loads(text)
+    except (ValueError, RecursionError):
+        return "no JSON"
+    if not isinstance(members, dict) or members.pop("version", None) != SESSION_VERSION:
+        return "no JSON object of a known version"
+    try:
+        expires_at = datetime.fromisoformat(members.pop("expires_at")).astimezone(UTC)
+        return AuthorizationSession(
+            tenant=TenantId(members.pop("tenant")),
+            principal=PrincipalId(members.pop("principal")),
+            provider=ProviderId(members.pop("provider")),
+            scope=ScopeSet(members.pop("scope")),
+            code_verifier=TokenSecret(members.pop("code_verifier")),
+            resource=_optional(members.pop("resource")),
+            expires_at=expires_at,
+            **{name: checked_text(name, value) for name, value in members.items()},
+        )
+    except (BrokerError, TypeError, ValueError, KeyError, OverflowError) as error:
+        return f"a member is missing, unknown or cannot be ({type(error).__name__})"
+
+
+def _optional(resource: Any) -> str | None:
+    return None if resource is None else checked_text("resource", resource)

@@ -1,0 +1,148 @@
+"""One call to the provider: ask the budget, build, send, read. Decides nothing about records."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from oauth2broker import oauth
+from oauth2broker.errors import BrokerError, ConfigError, TransientError, TransportError
+from oauth2broker.ext.rate_limit import Delay, RateLimitContext, RateLimitPolicy
+from oauth2broker.grants import GrantType
+from oauth2broker.oauth import Client, TokenAnswer, TokenFailure
+from oauth2broker.obs import logger
+from oauth2broker.provider.descriptor import ProviderDescriptor
+from oauth2broker.provider.strategy import ProviderStrategy
+from oauth2broker.records import StoreKey, TokenRecord
+from oauth2broker.scopes import ScopeSet
+from oauth2broker.secret import TokenSecret
+from oauth2broker.transports.base import (
+    HttpRequest,
+    HttpResponse,
+    ResponseMetadata,
+    ResponseMetadataSlot,
+    TokenHttpClient,
+    TransportErrorMapper,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """An HTTP stack and what its errors mean."""
+
+    client: TokenHttpClient
+    mapper: TransportErrorMapper
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCall:
+    """A token request ready to be sent, and the secrets in it."""
+
+    grant: GrantType
+    request: HttpRequest
+    secrets: tuple[TokenSecret, ...] = field(repr=False)
+
+
+class TokenEndpoint:
+    """The provider as one client sees it. Safe to share between threads."""
+
+    def __init__(
+        self,
+        descriptor: ProviderDescriptor,
+        strategy: ProviderStrategy,
+        client: Client,
+        transport: Callable[[], Transport],
+        rate_limit: RateLimitPolicy | None,
+    ) -> None:
+        self.descriptor = descriptor
+        self.strategy = strategy
+        self.client = client
+        self._transport = transport
+        self._rate_limit = rate_limit
+
+    def require_budget(self, key: StoreKey, scope: ScopeSet, grant: GrantType, now: datetime) -> None:
+        """Raise :class:`TransientError` when the rate limit policy says to come back later."""
+        if self._rate_limit is None:
+            return
+        family = key.family
+        context = RateLimitContext(family.tenant, family.provider, scope, grant, now)
+        decision = self._rate_limit.evaluate(context)
+        if isinstance(decision, Delay):
+            directive = decision.directive
+            raise TransientError(f"not called: {directive.reason}", retry_after=directive.retry_after)
+
+    def prepare(self, grant: GrantType, params: Mapping[str, str | TokenSecret]) -> PreparedCall:
+        """Build the token request that presents ``params``; raises what keeps it from being built."""
+        request = oauth.build_token_request(self.descriptor, self.strategy, self.client, grant, params)
+        if isinstance(request, BrokerError):
+            raise request
+        secrets = [value for value in params.values() if isinstance(value, TokenSecret)]
+        if self.client.secret is not None:
+            secrets.append(self.client.secret)
+        return PreparedCall(grant, request, tuple(secrets))
+
+    def send(self, call: PreparedCall) -> TokenAnswer | TokenFailure:
+        """Send ``call`` once and read the answer. Never raises."""
+        response = self._send(call.grant, call.request)
+        if isinstance(response, TokenFailure):
+            return response
+        return oauth.read_token_answer(response, call.grant, self.descriptor, self.strategy, call.secrets)
+
+    def revoke(self, record: TokenRecord) -> None:
+        """Revoke the grant of ``record`` at the provider (RFC 7009); does nothing where it has no endpoint.
+
+        A provider that cannot revoke this kind of token, or no longer knows it, counts as done.
+        """
+        endpoint = self.descriptor.revocation_endpoint
+        if endpoint is None:
+            return
+        token, hint = record.refresh_token, "refresh_token"
+        if token is None:
+            token, hint = record.access_token, "access_token"
+        if not token:
+            return
+        request = oauth.build_revocation_request(endpoint, self.client, token, hint)
+        response = self._send(record.grant, request)
+        failure = response if isinstance(response, TokenFailure) else None
+        if not isinstance(response, TokenFailure) and not 200 <= response.status < 300:
+            secrets = [token] if self.client.secret is None else [token, self.client.secret]
+            failure = oauth.read_revocation_failure(
+                response, record.grant, self.descriptor, self.strategy, secrets
+            )
+        if failure is not None:
+            raise failure.error
+
+    def revoke_quietly(self, record: TokenRecord) -> None:
+        """Revoke what nobody will use; a failure is logged."""
+        try:
+            self.revoke(record)
+        except BrokerError as error:
+            logger.warning("an unused grant could not be revoked: %s", type(error).__name__)
+
+    def _send(self, grant: GrantType, request: HttpRequest) -> HttpResponse | TokenFailure:
+        transport, slot = self._transport(), ResponseMetadataSlot()
+        try:
+            return transport.client.send(request, slot)
+        except Exception as raised:  # noqa: BLE001 - a transport may raise anything
+            failure = self._failure(transport.mapper, grant, slot.take(), raised)
+        return failure
+
+    def _failure(
+        self,
+        mapper: TransportErrorMapper,
+        grant: GrantType,
+        metadata: ResponseMetadata | None,
+        raised: Exception,
+    ) -> TokenFailure:
+        error: object = None
+        try:
+            error = mapper.map_transport_error(self.strategy, grant, metadata, raised)
+        except Exception as failed:  # noqa: BLE001 - so may a mapper
+            logger.warning("the transport error mapper failed: %s", type(failed).__name__)
+        if not isinstance(error, BrokerError):
+            error = TransportError(f"the transport failed ({type(raised).__name__})")
+        never_sent = isinstance(error, TransportError | ConfigError) and not getattr(error, "sent", False)
+        turned_away = metadata is not None and metadata.status in {429, 503}
+        return TokenFailure(copy.copy(error), settled=never_sent or turned_away)

@@ -1,0 +1,54 @@
+"""When the provider may be asked again. Pure functions of a record and the time."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from oauth2broker.flows.bounds import Bounds
+from oauth2broker.flows.request import LONGEST_SKEW, CachedTokenRequest, Need
+from oauth2broker.provider.descriptor import ProviderDescriptor, RotationPolicy
+from oauth2broker.records import TokenRecord
+
+
+def may_rotate(descriptor: ProviderDescriptor) -> bool:
+    """Whether presenting a refresh token may spend it."""
+    return descriptor.rotation is not RotationPolicy.NEVER
+
+
+def seconds_to_back_off(record: TokenRecord, bounds: Bounds, now: datetime) -> float:
+    """Give the seconds that are left of the back-off written after a failure."""
+    if record.retry_at is None:
+        return 0.0
+    left = (record.retry_at - now).total_seconds()
+    return max(left, 0.0) if left <= bounds.longest_retry_after else 0.0  # else the clock went back
+
+
+def seconds_to_settle(
+    request: CachedTokenRequest,
+    record: TokenRecord,
+    descriptor: ProviderDescriptor,
+    bounds: Bounds,
+    now: datetime,
+) -> float:
+    """Give the seconds until a refresh token whose last answer is unknown may be presented again.
+
+    It may be spent, and its successor on the way to whoever asked. So it waits until no answer can still
+    arrive and the current token no longer serves; but not where it cannot be spent, or is in its grace.
+    """
+    if record.attempted_at is None or not may_rotate(descriptor):
+        return 0.0
+    age = (now - record.attempted_at).total_seconds()
+    grace = descriptor.reuse_grace
+    if grace is not None and 0 <= age < grace.total_seconds():
+        return 0.0
+    left = max(bounds.settled - age, 0.0)
+    if request.window_at(record, now) is Need.MANDATORY or request.rejects(record):
+        return left
+    if record.expires_at is None:
+        return max(left, bounds.longest_retry_after)
+    return max(left, (record.expires_at - now).total_seconds())
+
+
+def is_from_the_future(instant: datetime | None, now: datetime) -> bool:
+    """Whether a clock must have gone back since ``instant`` was written."""
+    return instant is not None and instant - now > LONGEST_SKEW

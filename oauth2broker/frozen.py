@@ -1,0 +1,88 @@
+"""JSON-like values that cannot change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+from oauth2broker.errors import ConfigError
+
+MAX_DEPTH = 32
+
+
+class FrozenMapping(Mapping[str, Any]):
+    """An immutable mapping whose values are frozen all the way down. Its repr shows names only.
+
+    Takes JSON values (lists become tuples). Raises :class:`ConfigError` for anything else, and for values
+    nested more than 32 deep.
+    """
+
+    __slots__ = ("_items",)
+
+    _items: dict[str, Any]
+
+    def __init__(self, items: Mapping[str, Any] | None = None) -> None:
+        frozen = {_name(name): freeze(value) for name, value in (items or {}).items()}
+        object.__setattr__(self, "_items", frozen)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a FrozenMapping cannot be changed")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("a FrozenMapping cannot be changed")
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Any]]:
+        return type(self), (thaw(self),)
+
+    def __repr__(self) -> str:
+        return f"FrozenMapping({', '.join(map(repr, self._items))})"
+
+
+def freeze(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """Give an immutable equal of a JSON value."""
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if depth <= 0:
+        raise ConfigError(f"a value is nested more than {MAX_DEPTH} deep")
+    if isinstance(value, FrozenMapping):
+        return value
+    if isinstance(value, Mapping):
+        frozen = FrozenMapping()
+        frozen._items.update((_name(n), freeze(v, depth - 1)) for n, v in value.items())
+        return frozen
+    if isinstance(value, list | tuple):
+        return tuple(freeze(item, depth - 1) for item in value)
+    raise ConfigError(f"not a JSON value: {type(value).__name__}")
+
+
+def thaw(value: Any) -> Any:
+    """Give the plain dicts and lists that ``value`` was frozen from."""
+    if isinstance(value, Mapping):
+        return {name: thaw(item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return [thaw(item) for item in value]
+    return value
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str):
+        raise ConfigError(f"a member's name is a str, not {type(name).__name__}")
+    return name

@@ -1,0 +1,89 @@
+"""A store in the memory of one process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from oauth2broker.records import StoreKey, TokenRecord
+from oauth2broker.secret import TokenSecret
+from oauth2broker.stores.base import (
+    ANY,
+    BrokerStore,
+    CompareAndSwapOutcome,
+    ExpectedRefresh,
+    holds_refresh,
+    require_same_key,
+)
+
+
+class MemoryStore(BrokerStore):
+    """A dict and a lock. Several brokers may share one; its lease excludes them from each other."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, TokenRecord] = {}
+        self._lock = threading.Lock()
+        self._leased: set[str] = set()
+        self._lease_freed = threading.Condition()
+
+    def fetch(self, key: StoreKey) -> TokenRecord | None:
+        return self._records.get(key.digest)  # one dict lookup is atomic; no lock on the hot path
+
+    def save(self, record: TokenRecord) -> None:
+        with self._lock:
+            self._records[record.key.digest] = record
+
+    def compare_and_swap_refresh(
+        self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
+    ) -> CompareAndSwapOutcome:
+        require_same_key(key, replacement)
+        with self._lock:
+            current = self._records.get(key.digest)
+            if current is None:
+                return CompareAndSwapOutcome.MISSING
+            if current.revoked_at is not None or not holds_refresh(current, expected_refresh):
+                return CompareAndSwapOutcome.REFRESH_MISMATCH
+            self._records[key.digest] = replacement
+            return CompareAndSwapOutcome.UPDATED
+
+    def revoke(
+        self, key: StoreKey, instant: datetime, expected_refresh: ExpectedRefresh = ANY
+    ) -> TokenRecord | None:
+        with self._lock:
+            current = self._records.get(key.digest)
+            if current is None or current.revoked_at is not None:
+                return current
+            if expected_refresh is not ANY and not holds_refresh(current, expected_refresh):
+                return current
+            tombstone = self._records[key.digest] = current.tombstone(instant)
+            return tombstone
+
+    def delete(self, key: StoreKey) -> bool:
+        with self._lock:
+            return self._records.pop(key.digest, None) is not None
+
+    def keys(self) -> Iterator[StoreKey]:
+        with self._lock:
+            records = list(self._records.values())
+        return (record.key for record in records)
+
+    @contextmanager
+    def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
+        if not self._take_lease(key.digest, timeout):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            with self._lease_freed:
+                self._leased.discard(key.digest)
+                self._lease_freed.notify_all()
+
+    def _take_lease(self, digest: str, timeout: float) -> bool:
+        with self._lease_freed:
+            if not self._lease_freed.wait_for(lambda: digest not in self._leased, timeout):
+                return False
+            self._leased.add(digest)
+            return True

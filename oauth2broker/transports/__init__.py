@@ -1,0 +1,1 @@
+"""How token requests reach a provider."""

@@ -1,0 +1,139 @@
+"""The port that token requests leave through, and what a transport tells about an answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from oauth2broker.errors import BrokerError
+from oauth2broker.grants import GrantType
+from oauth2broker.provider.strategy import ProviderStrategy
+
+MAX_RETRY_AFTER = 3600.0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class HttpRequest:
+    """A request to send once. ``single_use``: the body presents a credential that works only once.
+
+    Holds secrets; its repr shows method and host only.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    single_use: bool = False
+
+    def __repr__(self) -> str:
+        return f"HttpRequest({self.method} {urlsplit(self.url).hostname})"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """A whole answer. Its header names are made lower case; its repr shows the status only."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        lowered = {name.lower(): value for name, value in self.headers.items()}
+        object.__setattr__(self, "headers", lowered)
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseMetadata:
+    """What was known as soon as the headers arrived. ``retry_after`` is in seconds, 0 to 3600."""
+
+    status: int
+    retry_after: float | None = None
+
+    @classmethod
+    def from_headers(cls, status: int, headers: Mapping[str, str]) -> ResponseMetadata:
+        """Read ``Retry-After`` (RFC 9110 section 10.2.3), against the answer's own ``Date`` if it has one."""
+        lowered = {name.lower(): value for name, value in headers.items()}
+        return cls(status, parse_retry_after(lowered.get("retry-after"), lowered.get("date")))
+
+
+class ResponseMetadataSlot:
+    """Where a transport leaves the metadata of one send, for the error mapper. Used by one thread at a time.
+
+    A transport calls :meth:`take` before it sends, so that nothing stale remains, and :meth:`store` as soon
+    as the headers are there.
+    """
+
+    __slots__ = ("_metadata",)
+
+    def __init__(self) -> None:
+        self._metadata: ResponseMetadata | None = None
+
+    def take(self) -> ResponseMetadata | None:
+        """Give what is there and leave the slot empty."""
+        metadata, self._metadata = self._metadata, None
+        return metadata
+
+    def store(self, metadata: ResponseMetadata) -> None:
+        """Put ``metadata`` in the slot."""
+        self._metadata = metadata
+
+
+class TokenHttpClient(Protocol):
+    """The transport. May be called from several threads at once."""
+
+    def send(self, request: HttpRequest, metadata: ResponseMetadataSlot) -> HttpResponse:
+        """Send once, without following redirects, and give the whole answer whatever its status.
+
+        Bounded: it returns or raises within 30 seconds, and then nothing of the request is still going out
+        (when a lost refresh token may be presented again depends on it). May raise anything; the broker's
+        :class:`TransportErrorMapper` makes a :class:`BrokerError` of it.
+        """
+        ...
+
+
+class TransportErrorMapper(Protocol):
+    """Makes a :class:`BrokerError` of whatever a transport raised."""
+
+    def map_transport_error(
+        self,
+        strategy: ProviderStrategy,
+        grant: GrantType,
+        metadata: ResponseMetadata | None,
+        error: Exception,
+    ) -> BrokerError:
+        """Give (not raise) the error that callers shall see.
+
+        ``metadata`` is there when headers had arrived. Give a :class:`TransportError` with ``sent=False``
+        only when provably nothing went out: it allows a refresh token to be presented again.
+        """
+        ...
+
+
+def parse_retry_after(value: str | None, date: str | None = None) -> float | None:
+    """Give the seconds that ``Retry-After`` asks for, between 0 and 3600, or None when it says nothing.
+
+    ``date`` is the answer's ``Date`` header, which an HTTP date is relative to.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        until, since = _http_date(value), _http_date(date)
+        if until is None:
+            return None
+        seconds = (until - (since or datetime.now(UTC))).total_seconds()
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+def _http_date(value: str | None) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(value or "")
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return found if found.utcoffset() is not None else found.replace(tzinfo=UTC)
