@@ -95,11 +95,15 @@ class CachedTokenRequest:
 
     def window_at(self, record: TokenRecord, now: datetime) -> Need:
         """Say which window ``record`` is in at ``now``, whatever the caller insists on. Pure."""
-        if record.revoked_at is not None or record.issued_at - now > LONGEST_SKEW:
+        if record.revoked_at is not None:
             return Need.MANDATORY
+        if record.issued_at > now and record.issued_at - now > LONGEST_SKEW:
+            return Need.MANDATORY  # the clock went back; how long the token lasts is anybody's guess
         if record.expires_at is None:
             return Need.NONE
         left = record.expires_at - now
+        if left >= self.preemptive_window and left >= self.minimum_ttl and left > _NOTHING:
+            return Need.NONE  # neither window is ever wider than that
         cap = (record.expires_at - record.issued_at) / 4
         if left <= _NOTHING or left < min(self.minimum_ttl, cap):
             return Need.MANDATORY

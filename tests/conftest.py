@@ -1,0 +1,31 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from oauth2broker import Broker
+from oauth2broker.testing import LoopbackProvider
+from tests.support import ManualClock
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """A clock that stands still until moved."""
+    return ManualClock()
+
+
+@pytest.fixture
+def provider(clock: ManualClock) -> Iterator[LoopbackProvider]:
+    """A strict authorization server on loopback, on the test's clock."""
+    with LoopbackProvider(clock=clock) as running:
+        yield running
+
+
+@pytest.fixture
+def broker(provider: LoopbackProvider, clock: ManualClock) -> Iterator[Broker]:
+    """A confidential client of ``provider`` on a MemoryStore, on the test's clock."""
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", clock=clock) as made:
+        yield made
