@@ -14,6 +14,7 @@ from typing import Protocol, Self
 from oauth2broker.ids import ProviderId, TenantId
 
 logger = logging.getLogger("oauth2broker")
+logger.addHandler(logging.NullHandler())
 
 
 class FlowKind(StrEnum):
