@@ -99,7 +99,7 @@ class RefreshFlow(CachedTokenFlow):
         if isinstance(result.error, InvalidGrantError):
             self._bury(attempted, result.error)
             return self._once_more(request, key, seen, again=again)
-        self._note_failure(attempted, result)
+        self._note_failure(request, attempted, result)
         raise result.error
 
     def _once_more(
@@ -189,7 +189,9 @@ class RefreshFlow(CachedTokenFlow):
             logger.warning("the provider refused a grant; the user must authorize again")
             raise error
 
-    def _note_failure(self, attempted: TokenRecord, failure: TokenFailure) -> None:
+    def _note_failure(
+        self, request: CachedTokenRequest, attempted: TokenRecord, failure: TokenFailure
+    ) -> None:
         """Keep what the next one to renew must know, and a refresh token that came all the same."""
         changes: dict[str, Any] = {}
         now = self._clock()
@@ -200,8 +202,11 @@ class RefreshFlow(CachedTokenFlow):
             changes["attempted_at"] = None
         if failure.error.retryable:
             changes.update(self._back_off(attempted.failures, failure.error, now))
+        noted = replace(attempted, **changes)
+        if failure.error.retryable:
+            failure.error.retry_after = self._seconds_to_wait(request, noted, now)
         try:
-            write_surely(lambda: self._swap(attempted, replace(attempted, **changes)), self._bounds.store)
+            write_surely(lambda: self._swap(attempted, noted), self._bounds.store)
         except StoreError as failed:
             logger.warning("a failed renewal could not be noted: %s", type(failed).__name__)
 

@@ -1,0 +1,553 @@
+"""Renewing a user's token, exactly once: DESIGN section 4 for the threads of one process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from oauth2broker import (
+    AuthorizationRequiredError,
+    Broker,
+    BrokerError,
+    CachedTokenRequest,
+    ConfigError,
+    GrantType,
+    InvalidGrantError,
+    MemoryStore,
+    ProviderStrategy,
+    RevokedError,
+    RotationPolicy,
+    TokenRecord,
+    TransientError,
+    TransportError,
+)
+from oauth2broker.testing import Fault, LoopbackProvider
+from tests.support import SCOPE, TENANT, USER, USER_REQUEST, Crowd, ManualClock, log_in
+
+HOUR = 3600.0
+
+
+def stored(broker: Broker) -> TokenRecord:
+    """The record of USER_REQUEST, which must be there."""
+    record = broker.store.fetch(broker.key_for(USER_REQUEST))
+    assert record is not None
+    return record
+
+
+def expire(clock: ManualClock) -> None:
+    """Move past the lifetime of any token of the loopback provider."""
+    clock.advance(2 * HOUR)
+
+
+@pytest.mark.parametrize("threads", [32, 128])
+def test_many_threads_on_one_expired_token_make_one_call(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock, threads: int
+) -> None:
+    """FAULTS 1: one token call, and every thread gets its result."""
+    log_in(broker, provider)
+    expire(clock)
+    provider.clear()
+    provider.latency = 0.05
+    crowd = Crowd(threads, lambda: broker.refresh_access_token(USER_REQUEST)).start().join()
+    assert crowd.errors == []
+    assert len({record.access_token.expose() for record in crowd.results}) == 1
+    assert (len(crowd.results), provider.token_calls, provider.reuses) == (threads, 1, 0)
+
+
+def test_a_fresh_token_is_served_without_a_call(broker: Broker, provider: LoopbackProvider) -> None:
+    """What works is handed out as it is, the very object that is stored."""
+    record = log_in(broker, provider)
+    provider.clear()
+    assert broker.refresh_access_token(USER_REQUEST) is record
+    assert provider.token_calls == 0
+
+
+def test_two_brokers_on_one_store_renew_once(provider: LoopbackProvider, clock: ManualClock) -> None:
+    """The store's lease excludes brokers from each other; the second adopts what the first stored."""
+    store = MemoryStore()
+    brokers = [
+        Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) for _ in "12"
+    ]
+    log_in(brokers[0], provider)
+    expire(clock)
+    provider.clear()
+    provider.latency = 0.05
+    turns = iter(brokers * 8)
+    lock = threading.Lock()
+
+    def ask() -> TokenRecord:
+        with lock:
+            mine = next(turns)
+        return mine.refresh_access_token(USER_REQUEST)
+
+    crowd = Crowd(16, ask).start().join()
+    assert crowd.errors == []
+    assert len({record.access_token.expose() for record in crowd.results}) == 1
+    assert (provider.token_calls, provider.reuses) == (1, 0)
+    for each in brokers:
+        each.close()
+
+
+def test_in_the_advisory_window_one_renews_and_the_others_are_served_at_once(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """While one caller renews ahead, others get the current token without waiting for it."""
+    old = log_in(broker, provider)
+    clock.advance(HOUR - 30)
+    provider.clear()
+    provider.inject(Fault.slow(30.0))
+    leader = threading.Thread(target=lambda: broker.refresh_access_token(USER_REQUEST), daemon=True)
+    leader.start()
+    wait_for(lambda: provider.token_calls == 1)
+    crowd = Crowd(8, lambda: broker.refresh_access_token(USER_REQUEST)).start().join(5.0)
+    assert [record.access_token for record in crowd.results] == [old.access_token] * 8
+    assert leader.is_alive()
+    provider.close()
+    leader.join(10.0)
+
+
+def test_rejecting_a_token_renews_it_once_for_a_hundred_callers(
+    broker: Broker, provider: LoopbackProvider
+) -> None:
+    """A hundred 401s to one token make one call."""
+    rejected = log_in(broker, provider)
+    provider.clear()
+    provider.latency = 0.02
+    request = USER_REQUEST.rejecting(rejected)
+    crowd = Crowd(100, lambda: broker.refresh_access_token(request)).start().join()
+    assert crowd.errors == []
+    assert all(record.access_token != rejected.access_token for record in crowd.results)
+    assert provider.token_calls == 1
+    broker.refresh_access_token(request)  # late: another token is stored by now
+    assert provider.token_calls == 1
+
+
+def test_forced_rejecting_and_plain_callers_each_get_what_they_asked_for(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 31: all join one flight; nobody gets the token that it rejected."""
+    old = log_in(broker, provider)
+    expire(clock)
+    provider.clear()
+    provider.latency = 0.05
+    requests = [USER_REQUEST, USER_REQUEST.force_refresh(), USER_REQUEST.rejecting(old)] * 8
+    lock = threading.Lock()
+
+    def ask() -> TokenRecord:
+        with lock:
+            mine = requests.pop()
+        return broker.refresh_access_token(mine)
+
+    crowd = Crowd(24, ask).start().join()
+    assert crowd.errors == []
+    assert all(record.access_token != old.access_token for record in crowd.results)
+    assert provider.reuses == 0
+
+
+def test_a_forced_caller_that_joins_an_advisory_flight_without_the_lease_leads_the_next(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 31: an advisory leader may end with nothing; who insists then starts once more."""
+    store = PausingStore()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
+        old = log_in(broker, provider)
+        clock.advance(HOUR - 30)
+        provider.clear()
+        store.busy = True
+        leader = Crowd(1, lambda: broker.refresh_access_token(USER_REQUEST)).start()
+        assert store.asked.wait(10.0)
+        forced = Crowd(1, lambda: broker.refresh_access_token(USER_REQUEST.force_refresh())).start()
+        wait_for(lambda: store.fetches >= 3)  # the login, the leader, and the forced caller have read
+        store.busy = False
+        store.proceed.set()
+        assert leader.join().results == [old]
+        assert forced.join().errors == []
+        assert forced.results[0].access_token != old.access_token
+        assert provider.token_calls == 1
+
+
+def test_a_refused_grant_becomes_a_tombstone(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 6: invalid_grant buries the grant; later calls fail at once, without a call."""
+    log_in(broker, provider)
+    provider.revoke_user("alice")
+    expire(clock)
+    with pytest.raises(InvalidGrantError) as refused:
+        broker.refresh_access_token(USER_REQUEST)
+    assert refused.value.reauthorize
+    tombstone = stored(broker)
+    assert tombstone.revoked_at == clock.now
+    assert (bool(tombstone.access_token), tombstone.refresh_token) == (False, None)
+    provider.clear()
+    with pytest.raises(RevokedError):
+        broker.refresh_access_token(USER_REQUEST.force_refresh())
+    assert provider.token_calls == 0
+
+
+def test_the_winner_of_a_lost_race_is_adopted_not_destroyed(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 5: invalid_grant for a token that somebody replaced meanwhile means: read again."""
+    log_in(broker, provider)
+    expire(clock)
+    winner = replace(
+        stored(broker),
+        access_token="winner",
+        refresh_token="winner-refresh",
+        issued_at=clock.now,
+        expires_at=clock.now + timedelta(hours=1),
+    )
+
+    def lose(payload: object) -> dict[str, object]:
+        broker.store.save(winner)
+        return {"error": "invalid_grant"}
+
+    provider.inject(Fault.rewrite(lose))
+    assert broker.refresh_access_token(USER_REQUEST) == winner
+    assert broker.store.fetch(winner.key) == winner
+
+
+@pytest.mark.parametrize("how", ["delete", "revoke"])
+def test_a_logout_during_a_refresh_stays_a_logout(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock, how: str
+) -> None:
+    """FAULTS 7: the refresh does not bring the record back."""
+    log_in(broker, provider)
+    expire(clock)
+    key = broker.key_for(USER_REQUEST)
+
+    def log_out(payload: dict[str, object]) -> dict[str, object]:
+        broker.store.delete(key) if how == "delete" else broker.store.revoke(key, clock.now)
+        return payload
+
+    provider.inject(Fault.rewrite(log_out))
+    with pytest.raises(RevokedError):
+        broker.refresh_access_token(USER_REQUEST)
+    left = broker.store.fetch(key)
+    assert left is None if how == "delete" else (left is not None and left.revoked_at is not None)
+    assert provider.revocations == (1 if how == "delete" else 0)
+
+
+def test_nothing_stored_means_authorize_first(broker: Broker, provider: LoopbackProvider) -> None:
+    """Without a record there is nothing to renew, and no call is made."""
+    with pytest.raises(AuthorizationRequiredError):
+        broker.refresh_access_token(USER_REQUEST)
+    assert provider.token_calls == 0
+
+
+def test_an_expired_token_without_a_refresh_token_means_authorize_again(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Served while it works, also in the advisory window; then the user is needed."""
+    record = replace(log_in(broker, provider), refresh_token=None)
+    broker.store.save(record)
+    clock.advance(HOUR - 30)
+    provider.clear()
+    assert broker.refresh_access_token(USER_REQUEST) is record
+    expire(clock)
+    with pytest.raises(AuthorizationRequiredError):
+        broker.refresh_access_token(USER_REQUEST)
+    assert provider.token_calls == 0
+
+
+# --- answers that are lost ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [Fault.lost_answer(), Fault.lost_answer(reset=True), Fault.html(502)])
+def test_after_a_lost_answer_the_token_waits_until_none_can_arrive(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock, fault: Fault
+) -> None:
+    """FAULTS 10: no second presentation before 35 seconds; then one more try and a definite answer."""
+    log_in(broker, provider)
+    expire(clock)
+    provider.clear()
+    provider.inject(fault)
+    with pytest.raises((TransientError, TransportError)) as lost:
+        broker.refresh_access_token(USER_REQUEST)
+    assert lost.value.retryable
+    assert not lost.value.reauthorize
+    assert stored(broker).attempted_at is not None
+    clock.advance(34.9)
+    with pytest.raises(TransientError) as waiting:
+        broker.refresh_access_token(USER_REQUEST)
+    assert provider.token_calls == 1
+    assert waiting.value.retry_after == pytest.approx(0.1)
+    clock.advance(0.2)
+    if fault.processed:
+        with pytest.raises(InvalidGrantError):
+            broker.refresh_access_token(USER_REQUEST)
+    else:
+        assert broker.refresh_access_token(USER_REQUEST).attempted_at is None
+    assert provider.token_calls == 2
+
+
+def test_after_a_lost_answer_a_token_that_still_serves_is_served(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 3 and 10: the refresh token is not presented again while the current token serves."""
+    old = log_in(broker, provider)
+    clock.advance(HOUR - 40)
+    provider.clear()
+    provider.inject(Fault.lost_answer())
+    assert broker.refresh_access_token(USER_REQUEST).access_token == old.access_token
+    clock.advance(34)
+    assert broker.refresh_access_token(USER_REQUEST).access_token == old.access_token
+    assert provider.token_calls == 1
+    with pytest.raises(TransientError):
+        broker.refresh_access_token(USER_REQUEST.force_refresh())
+    assert provider.token_calls == 1
+
+
+def test_a_provider_that_never_rotates_is_asked_again_after_the_back_off(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 10: nothing can be spent there, so only the back-off counts."""
+    descriptor = provider.descriptor(rotation=RotationPolicy.NEVER)
+    with Broker(descriptor, "demo-client", "demo-secret", clock=clock) as broker:
+        log_in(broker, provider)
+        expire(clock)
+        provider.inject(Fault.reset())
+        with pytest.raises(BrokerError):
+            broker.refresh_access_token(USER_REQUEST)
+        assert stored(broker).attempted_at is None
+        clock.advance(1.0)
+        broker.refresh_access_token(USER_REQUEST)
+
+
+def test_within_a_documented_grace_the_token_is_presented_again(clock: ManualClock) -> None:
+    """FAULTS 10: a provider that repeats its answer for a while may be asked again in that while."""
+    grace = timedelta(seconds=30)
+    with LoopbackProvider(clock=clock, reuse_grace=grace) as provider:
+        descriptor = provider.descriptor(reuse_grace=grace)
+        with Broker(descriptor, "demo-client", "demo-secret", clock=clock) as broker:
+            log_in(broker, provider)
+            expire(clock)
+            provider.inject(Fault.lost_answer())
+            with pytest.raises(BrokerError):
+                broker.refresh_access_token(USER_REQUEST)
+            clock.advance(1.0)
+            broker.refresh_access_token(USER_REQUEST)
+            assert provider.reuses == 0
+
+
+def test_a_refused_connection_costs_only_the_back_off(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """What provably never went out leaves no attempt behind; back-off grows from a second."""
+    log_in(broker, provider)
+    expire(clock)
+    provider.close()
+    for expected in (1.0, 2.0, 4.0):
+        with pytest.raises(TransportError) as failed:
+            broker.refresh_access_token(USER_REQUEST)
+        assert failed.value.sent is False
+        assert failed.value.retry_after == expected
+        assert stored(broker).attempted_at is None
+        clock.advance(expected)
+    provider.start()
+    assert broker.refresh_access_token(USER_REQUEST).failures == 0
+
+
+def test_a_failing_provider_costs_waiting_callers_one_call(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 32, for threads: one answer for all, and each raises an error of its own."""
+    log_in(broker, provider)
+    expire(clock)
+    provider.clear()
+    provider.latency = 0.05
+    provider.inject(Fault.json(503, {"error": "temporarily_unavailable"}), times=64)
+    crowd = Crowd(32, lambda: broker.refresh_access_token(USER_REQUEST)).start().join()
+    assert provider.token_calls == 1
+    assert len({id(error) for error in crowd.errors}) == 32
+    assert all(isinstance(error, TransientError) for error in crowd.errors)
+
+
+# --- clocks ------------------------------------------------------------------------------------------------
+
+
+def test_a_record_from_the_future_is_renewed_once(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 20: after the clock went back, no token is served for years, nor renewed for ever."""
+    log_in(broker, provider)
+    clock.advance(-365 * 24 * HOUR)
+    provider.clear()
+    renewed = broker.refresh_access_token(USER_REQUEST)
+    assert renewed.issued_at == clock.now
+    assert broker.refresh_access_token(USER_REQUEST) is renewed
+    assert provider.token_calls == 1
+
+
+def test_a_small_skew_is_no_reason_to_renew(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 20: up to 300 seconds into the future is another host's clock."""
+    record = log_in(broker, provider)
+    clock.advance(-300)
+    assert broker.refresh_access_token(USER_REQUEST) is record
+
+
+def test_a_retry_time_from_before_the_clock_went_back_is_ignored(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 20: a back-off never lasts longer than an hour."""
+    record = log_in(broker, provider)
+    broker.store.save(replace(record, retry_at=clock.now + timedelta(days=365), expires_at=clock.now))
+    assert broker.refresh_access_token(USER_REQUEST).access_token != record.access_token
+
+
+def test_an_attempt_from_the_future_is_waited_for_honestly(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 20: the wait starts anew at the clock that holds now, and then ends."""
+    record = log_in(broker, provider)
+    future = clock.now + timedelta(days=365)
+    broker.store.save(replace(record, attempted_at=future, expires_at=clock.now))
+    provider.clear()
+    with pytest.raises(TransientError) as waiting:
+        broker.refresh_access_token(USER_REQUEST)
+    assert waiting.value.retry_after == 35.0
+    clock.advance(35.0)
+    broker.refresh_access_token(USER_REQUEST)
+    assert provider.token_calls == 1
+
+
+@pytest.mark.parametrize("seconds", [1, 5, 20, 60, 100])
+def test_a_short_lived_token_is_cached_for_most_of_its_life(clock: ManualClock, seconds: int) -> None:
+    """FAULTS 30: tokens shorter than the preemptive window are not renewed on every call."""
+    with LoopbackProvider(clock=clock, access_token_lifetime=timedelta(seconds=seconds)) as provider:
+        with Broker(provider.descriptor(), "demo-client", "demo-secret", clock=clock) as broker:
+            record = log_in(broker, provider)
+            clock.advance(seconds * 0.74)
+            assert broker.refresh_access_token(USER_REQUEST) is record
+            clock.advance(seconds * 0.26)
+            assert broker.refresh_access_token(USER_REQUEST) is not record
+
+
+# --- hooks, interrupts, memory -----------------------------------------------------------------------------
+
+
+def test_a_hook_that_calls_the_broker_for_the_same_key_is_told_at_once(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 24: a ConfigError instead of a deadlock; the grant is unharmed."""
+
+    class Reentrant(ProviderStrategy):
+        armed = False
+
+        def augment_token_request(self, grant: GrantType, form: dict[str, str]) -> None:
+            if self.armed:
+                broker.refresh_access_token(USER_REQUEST)
+
+    strategy = Reentrant()
+    broker = Broker(
+        provider.descriptor(), "demo-client", "demo-secret", strategy=strategy, clock=clock
+    )
+    log_in(broker, provider)
+    expire(clock)
+    strategy.armed = True
+    with pytest.raises(ConfigError):
+        broker.refresh_access_token(USER_REQUEST)
+    strategy.armed = False
+    broker.refresh_access_token(USER_REQUEST)
+    broker.close()
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_waiters_elect_another_when_their_leader_is_interrupted(
+    provider: LoopbackProvider, clock: ManualClock, interrupt: type[BaseException]
+) -> None:
+    """FAULTS 23: none hangs, and one of them renews."""
+
+    class Interrupted(ProviderStrategy):
+        def __init__(self) -> None:
+            self.reached, self.proceed = threading.Event(), threading.Event()
+            self.armed = False
+
+        def augment_token_request(self, grant: GrantType, form: dict[str, str]) -> None:
+            if self.armed:
+                self.armed = False
+                self.reached.set()
+                self.proceed.wait(10.0)
+                raise interrupt
+
+    strategy = Interrupted()
+    broker = Broker(provider.descriptor(), "demo-client", "demo-secret", strategy=strategy, clock=clock)
+    log_in(broker, provider)
+    expire(clock)
+    provider.clear()
+    strategy.armed = True
+    leader = Crowd(1, lambda: broker.refresh_access_token(USER_REQUEST)).start()
+    assert strategy.reached.wait(10.0)
+    others = Crowd(16, lambda: broker.refresh_access_token(USER_REQUEST)).start()
+    strategy.proceed.set()
+    assert [type(error) for error in leader.join().errors] == [interrupt]
+    assert others.join().errors == []
+    assert len(others.results) == 16
+    assert provider.token_calls == 1
+    broker.close()
+
+
+def test_nothing_is_left_of_a_flight_when_it_ends(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Memory does not grow with the number of keys ever seen."""
+    log_in(broker, provider)
+    for index in range(50):
+        with pytest.raises(AuthorizationRequiredError):
+            broker.refresh_access_token(CachedTokenRequest(TENANT, f"{USER}-{index}", SCOPE))
+    broker.refresh_access_token(USER_REQUEST.force_refresh())
+    assert len(broker._refresh._flights) == 0
+    assert isinstance(broker.store, MemoryStore)
+    assert not broker.store._leased
+
+
+def test_metrics_count_token_calls(broker: Broker, provider: LoopbackProvider, clock: ManualClock) -> None:
+    """Attempts are calls made to renew; each ends as success or failure."""
+    log_in(broker, provider)
+    broker.refresh_access_token(USER_REQUEST)
+    broker.refresh_access_token(USER_REQUEST.force_refresh())
+    provider.inject(Fault.html(502))
+    with pytest.raises(TransientError):
+        broker.refresh_access_token(USER_REQUEST.force_refresh())
+    metrics = broker.refresh_metrics
+    assert (metrics.attempts, metrics.successes, metrics.failures) == (2, 1, 1)
+
+
+class PausingStore(MemoryStore):
+    """While ``busy``, its lease is held by somebody else, who is seen only when ``proceed`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.busy = False
+        self.asked, self.proceed = threading.Event(), threading.Event()
+        self.fetches = 0
+
+    def fetch(self, key):  # type: ignore[no-untyped-def]
+        self.fetches += 1
+        return super().fetch(key)
+
+    def refresh_lease(self, key, *, timeout):  # type: ignore[no-untyped-def]
+        from contextlib import nullcontext
+
+        if self.busy:
+            self.asked.set()
+            self.proceed.wait(10.0)
+            return nullcontext(False)
+        return super().refresh_lease(key, timeout=timeout)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until another thread has got there, by looking."""
+    pause = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("it never came to that")
