@@ -1,4 +1,4 @@
-"""What many tests need: a clock that only moves when told, a login in one call, and threads that start as one."""
+"""What many tests need: a clock that moves when told, a login in one call, threads that start as one."""
 
 from __future__ import annotations
 

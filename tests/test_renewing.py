@@ -22,6 +22,7 @@ from oauth2broker import (
     RevokedError,
     RotationPolicy,
     TokenRecord,
+    TokenSecret,
     TransientError,
     TransportError,
 )
@@ -197,8 +198,8 @@ def test_the_winner_of_a_lost_race_is_adopted_not_destroyed(
     expire(clock)
     winner = replace(
         stored(broker),
-        access_token="winner",
-        refresh_token="winner-refresh",
+        access_token=TokenSecret("winner"),
+        refresh_token=TokenSecret("winner-refresh"),
         issued_at=clock.now,
         expires_at=clock.now + timedelta(hours=1),
     )
@@ -446,9 +447,7 @@ def test_a_hook_that_calls_the_broker_for_the_same_key_is_told_at_once(
                 broker.refresh_access_token(USER_REQUEST)
 
     strategy = Reentrant()
-    broker = Broker(
-        provider.descriptor(), "demo-client", "demo-secret", strategy=strategy, clock=clock
-    )
+    broker = Broker(provider.descriptor(), "demo-client", "demo-secret", strategy=strategy, clock=clock)
     log_in(broker, provider)
     expire(clock)
     strategy.armed = True

@@ -1,0 +1,146 @@
+"""Service tokens: cached, renewed once, and never mixed up with users' tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from oauth2broker import (
+    BackendError,
+    Broker,
+    CachedTokenRequest,
+    ConfigError,
+    GrantType,
+    InvalidClientError,
+    MemoryStore,
+    RevokedError,
+    StoreKey,
+    TokenRecord,
+    TransientError,
+)
+from oauth2broker.testing import Fault, LoopbackProvider
+from tests.support import SERVICE_REQUEST, TENANT, Crowd, ManualClock
+
+GRANT = GrantType.CLIENT_CREDENTIALS
+
+
+def test_a_token_is_obtained_once_and_then_served_from_the_store(
+    broker: Broker, provider: LoopbackProvider
+) -> None:
+    """The second call gets the very record of the first; forcing gets another."""
+    first = broker.client_credentials(SERVICE_REQUEST)
+    assert broker.client_credentials(SERVICE_REQUEST) is first
+    assert provider.token_calls == 1
+    forced = broker.client_credentials(SERVICE_REQUEST.force_refresh())
+    assert forced.access_token != first.access_token
+    assert first.refresh_token is None
+
+
+def test_many_threads_without_a_token_make_one_call(broker: Broker, provider: LoopbackProvider) -> None:
+    """FAULTS 1 for service tokens, from an empty store."""
+    provider.latency = 0.05
+    crowd = Crowd(32, lambda: broker.client_credentials(SERVICE_REQUEST)).start().join()
+    assert crowd.errors == []
+    assert len({record.access_token.expose() for record in crowd.results}) == 1
+    assert provider.token_calls == 1
+
+
+def test_an_expired_token_is_renewed(broker: Broker, provider: LoopbackProvider, clock: ManualClock) -> None:
+    """Ahead in the advisory window, and at the latest when it no longer serves."""
+    first = broker.client_credentials(SERVICE_REQUEST)
+    clock.advance(3600 - 30)
+    second = broker.client_credentials(SERVICE_REQUEST)
+    clock.advance(7200)
+    third = broker.client_credentials(SERVICE_REQUEST)
+    assert len({first.access_token, second.access_token, third.access_token}) == 3
+
+
+def test_different_scopes_and_resources_have_tokens_of_their_own(broker: Broker) -> None:
+    """FAULTS 29: whatever changes the token is in the key."""
+    plain = broker.client_credentials(CachedTokenRequest(TENANT, "svc", "a"))
+    other = broker.client_credentials(CachedTokenRequest(TENANT, "svc", "b"))
+    audience = broker.client_credentials(
+        CachedTokenRequest(TENANT, "svc", "a", resource="https://api.example")
+    )
+    assert len({plain.key.digest, other.key.digest, audience.key.digest}) == 3
+    assert broker.key_for(CachedTokenRequest(TENANT, "svc", "a")) != plain.key
+
+
+def test_a_lost_answer_is_asked_for_again_after_the_back_off(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Nothing in a service token is single-use; until then nobody hammers the provider."""
+    provider.inject(Fault.lost_answer())
+    with pytest.raises(Exception, match="connection to the provider failed"):
+        broker.client_credentials(SERVICE_REQUEST)
+    with pytest.raises(TransientError) as waiting:
+        broker.client_credentials(SERVICE_REQUEST)
+    assert (provider.token_calls, waiting.value.retry_after) == (1, 1.0)
+    clock.advance(1.0)
+    broker.client_credentials(SERVICE_REQUEST)
+    assert provider.token_calls == 2
+
+
+def test_wrong_credentials_are_the_operators_mistake(provider: LoopbackProvider) -> None:
+    """FAULTS 17: a configuration error, each time, and nothing is stored."""
+    with Broker(provider.descriptor(), "demo-client", "wrong") as broker:
+        for _ in range(2):
+            with pytest.raises(InvalidClientError) as refused:
+                broker.client_credentials(SERVICE_REQUEST)
+            assert (refused.value.status, refused.value.retryable) == (401, False)
+        assert list(broker.store.keys()) == []
+
+
+def test_a_provider_without_the_grant_is_refused_before_anything(provider: LoopbackProvider) -> None:
+    """Descriptor rules hold for every flow."""
+    descriptor = provider.descriptor(grants={GrantType.AUTHORIZATION_CODE, GrantType.REFRESH_TOKEN})
+    with Broker(descriptor, "demo-client", "demo-secret") as broker, pytest.raises(ConfigError):
+        broker.client_credentials(SERVICE_REQUEST)
+    service_only = provider.descriptor(grants={GRANT})
+    with Broker(service_only, "demo-client", "demo-secret") as broker, pytest.raises(ConfigError):
+        broker.refresh_access_token(SERVICE_REQUEST)
+
+
+class NoLeaseStore(MemoryStore):
+    """Its lease's backend is down."""
+
+    @contextmanager
+    def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
+        raise BackendError("no lease")
+        yield False
+
+
+class ReadOnlyStore(MemoryStore):
+    """Refuses writes."""
+
+    def save(self, record: TokenRecord) -> None:
+        raise BackendError("read-only")
+
+
+@pytest.mark.parametrize("store", [NoLeaseStore(), ReadOnlyStore()])
+def test_a_broken_store_does_not_keep_a_service_from_its_token(
+    provider: LoopbackProvider, store: MemoryStore
+) -> None:
+    """FAULTS 9: without a lease or a place to keep it, a service token is obtained all the same."""
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store) as broker:
+        record = broker.client_credentials(SERVICE_REQUEST)
+    assert record.access_token
+
+
+def test_revoking_a_service_token_deletes_it(broker: Broker, provider: LoopbackProvider) -> None:
+    """No tombstone: the next call obtains another."""
+    record = broker.client_credentials(SERVICE_REQUEST)
+    assert broker.revoke(SERVICE_REQUEST, GRANT) is None
+    assert not provider.is_live(record.access_token.expose())
+    assert broker.store.fetch(record.key) is None
+    assert broker.client_credentials(SERVICE_REQUEST).access_token != record.access_token
+
+
+def test_an_operators_tombstone_on_a_service_token_is_respected(broker: Broker, clock: ManualClock) -> None:
+    """What was revoked in the store by hand is not obtained again behind the operator's back."""
+    record = broker.client_credentials(SERVICE_REQUEST)
+    broker.store.revoke(record.key, clock.now)
+    with pytest.raises(RevokedError):
+        broker.client_credentials(SERVICE_REQUEST)

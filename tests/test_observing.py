@@ -1,0 +1,129 @@
+"""What observers are told, and that they can break nothing."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from oauth2broker import (
+    AuthorizationRequiredError,
+    Broker,
+    Delay,
+    FlowEvent,
+    FlowKind,
+    FlowOutcome,
+    FlowSpan,
+    RateLimitContext,
+    RateLimitDecision,
+    RetryDirective,
+    TransientError,
+    record_flow_outcome,
+)
+from oauth2broker.testing import LoopbackProvider
+from tests.support import SERVICE_REQUEST, USER_REQUEST, ManualClock, log_in
+
+
+class Listener:
+    """Keeps every event."""
+
+    def __init__(self) -> None:
+        self.events: list[FlowEvent] = []
+
+    def observe(self, event: FlowEvent) -> None:
+        self.events.append(event)
+
+
+class Breaker:
+    """Fails on every event."""
+
+    def observe(self, event: FlowEvent) -> None:
+        raise ValueError("observer")
+
+
+def test_every_flow_tells_of_its_attempt_and_its_end(provider: LoopbackProvider) -> None:
+    """Attempt, then success or failure, with provider and tenant and the class of the error."""
+    listener = Listener()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", observers=[listener]) as broker:
+        with pytest.raises(AuthorizationRequiredError):
+            broker.refresh_access_token(USER_REQUEST)
+        log_in(broker, provider)
+        broker.client_credentials(SERVICE_REQUEST)
+    told = [(event.flow, event.stage, event.outcome, event.error) for event in listener.events]
+    code, attempt, success = FlowKind.AUTHORIZATION_CODE, FlowOutcome.ATTEMPT, FlowOutcome.SUCCESS
+    assert told == [
+        (FlowKind.REFRESH, "refresh_access_token", attempt, None),
+        (FlowKind.REFRESH, "refresh_access_token", FlowOutcome.FAILURE, "AuthorizationRequiredError"),
+        (code, "start_authorization", attempt, None),
+        (code, "start_authorization", success, None),
+        (code, "complete_authorization", attempt, None),
+        (code, "complete_authorization", success, None),
+        (FlowKind.CLIENT_CREDENTIALS, "client_credentials", attempt, None),
+        (FlowKind.CLIENT_CREDENTIALS, "client_credentials", success, None),
+    ]
+    assert {(event.provider, event.tenant) for event in listener.events} == {("loopback", "tenant-acme")}
+
+
+def test_an_observer_that_fails_is_logged_and_breaks_nothing(
+    provider: LoopbackProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The flow goes on, and so do the other observers."""
+    listener = Listener()
+    with (
+        Broker(
+            provider.descriptor(), "demo-client", "demo-secret", observers=[Breaker(), listener]
+        ) as broker,
+        caplog.at_level(logging.WARNING),
+    ):
+        broker.client_credentials(SERVICE_REQUEST)
+    assert len(listener.events) == 2
+    assert "observer Breaker failed: ValueError" in caplog.text
+
+
+def test_adapters_may_open_spans_of_their_own() -> None:
+    """FlowSpan and record_flow_outcome work without a broker."""
+    listener = Listener()
+    with FlowSpan(FlowKind.AUTHORIZATION_CODE, "my_adapter", observers=[listener]):
+        record_flow_outcome(FlowKind.CLIENT_CREDENTIALS, FlowOutcome.ATTEMPT, observers=[listener])
+    assert [event.outcome for event in listener.events] == [
+        FlowOutcome.ATTEMPT,
+        FlowOutcome.ATTEMPT,
+        FlowOutcome.SUCCESS,
+    ]
+    assert listener.events[-1].seconds is not None
+
+
+class Stingy:
+    """Has no budget for anyone."""
+
+    def __init__(self) -> None:
+        self.contexts: list[RateLimitContext] = []
+
+    def evaluate(self, context: RateLimitContext) -> RateLimitDecision:
+        self.contexts.append(context)
+        return Delay(RetryDirective(12.0, "budget spent"))
+
+
+def test_a_budget_that_is_spent_serves_what_works_and_else_says_when(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """A Delay becomes the current token, or a TransientError with retry_after; no call is made."""
+    record = log_in(broker, provider)
+    provider.clear()
+    policy = Stingy()
+    with Broker(
+        provider.descriptor(),
+        "demo-client",
+        "demo-secret",
+        store=broker.store,
+        rate_limit=policy,
+        clock=clock,
+    ) as limited:
+        clock.advance(3600 - 30)
+        assert limited.refresh_access_token(USER_REQUEST) is record
+        clock.advance(3600)
+        with pytest.raises(TransientError) as spent:
+            limited.refresh_access_token(USER_REQUEST)
+    assert spent.value.retry_after == 12.0
+    assert provider.token_calls == 0
+    assert (policy.contexts[0].tenant, policy.contexts[0].provider) == ("tenant-acme", "loopback")
