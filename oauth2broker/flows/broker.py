@@ -248,10 +248,13 @@ class _LazyTransport:
             made.client.close()  # type: ignore[attr-defined]
 
     def _make(self) -> Transport:
-        from oauth2broker.transports.requests import RequestsHttpClient, RequestsTransportErrorMapper
+        client, mapper = self._client, self._mapper
+        if client is None or mapper is None:
+            from oauth2broker.transports import requests as default
 
-        client = self._client or RequestsHttpClient()
-        return Transport(client, self._mapper or RequestsTransportErrorMapper())
+            client = default.RequestsHttpClient() if client is None else client
+            mapper = default.RequestsTransportErrorMapper() if mapper is None else mapper
+        return Transport(client, mapper)
 
 
 def _checked_client(descriptor: ProviderDescriptor, client_id: str, secret: TokenSecret | None) -> Client:

@@ -93,7 +93,7 @@ class RequestsHttpClient:
         with self._session(request.url, adapter).request(
             request.method,
             request.url,
-            data=request.body,
+            data=request.body.decode("latin-1"),  # text, which mocks can match on
             headers=dict(request.headers),
             auth=_leave_headers_alone,
             allow_redirects=False,
