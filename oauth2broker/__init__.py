@@ -61,6 +61,7 @@ from oauth2broker.records import StoreKey, TokenFamily, TokenRecord, TokenStatus
 from oauth2broker.scopes import ScopeSet
 from oauth2broker.secret import TokenSecret
 from oauth2broker.stores.base import ANY, BrokerStore, CompareAndSwapOutcome
+from oauth2broker.stores.file import FileStore
 from oauth2broker.stores.memory import MemoryStore
 from oauth2broker.transports.base import (
     HttpRequest,
@@ -90,6 +91,7 @@ __all__ = [
     "ConfigError",
     "DefaultProviderStrategy",
     "Delay",
+    "FileStore",
     "FlowEvent",
     "FlowKind",
     "FlowOutcome",

@@ -1,4 +1,4 @@
-"""OAuth on the wire: builds authorization URLs and token requests, reads answers. Pure; no I/O.
+"""OAuth on the wire, outbound: authorization URLs and token requests. Pure; no I/O.
 
 The only file that imports oauthlib, and inside functions, so that a start which finds its token in the store
 does not pay for it. Functions that hold plain secrets return what went wrong instead of raising it, so that
@@ -9,42 +9,19 @@ from __future__ import annotations
 
 import base64
 import copy
-import json
-import math
-import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
-from urllib.parse import parse_qsl, quote_plus
+from urllib.parse import quote_plus
 
-from oauth2broker.errors import (
-    AuthorizationError,
-    BrokerError,
-    ConfigError,
-    InsufficientScopeError,
-    InvalidClientError,
-    InvalidGrantError,
-    TransientError,
-)
-from oauth2broker.frozen import FrozenMapping, freeze
+from oauth2broker.errors import BrokerError, ConfigError
+from oauth2broker.frozen import FrozenMapping
 from oauth2broker.grants import GrantType
 from oauth2broker.provider.descriptor import ClientAuthMethod, ProviderDescriptor
-from oauth2broker.provider.strategy import ProviderErrorContext, ProviderErrorKind, ProviderStrategy
-from oauth2broker.records import TokenFamily, TokenRecord
-from oauth2broker.scopes import ScopeSet, is_scope_token
+from oauth2broker.provider.strategy import ProviderStrategy
+from oauth2broker.scopes import ScopeSet
 from oauth2broker.secret import TokenSecret
-from oauth2broker.transports.base import HttpRequest, HttpResponse, ResponseMetadata
-
-MAX_EXPIRES_IN = timedelta(days=3650)
-_OWN_MEMBERS = frozenset(
-    {"access_token", "refresh_token", "id_token", "token_type", "expires_in", "scope", "ok", "error"}
-    | {"refresh_token_expires_in", "refresh_expires_in"}
-)
-_NOTHING_TO_REVOKE = ("unsupported_token_type", "invalid_token", "invalid_grant")
-_VSCHAR = re.compile(r"[\x20-\x7e]+")  # RFC 6749 appendix A.12
-_ERROR_CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 appendix A.7, and no novels
+from oauth2broker.transports.base import HttpRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,33 +31,6 @@ class Client:
     client_id: str
     secret: TokenSecret | None
     method: ClientAuthMethod
-
-
-@dataclass(frozen=True, slots=True)
-class TokenAnswer:
-    """A successful answer (RFC 6749 section 5.1), checked. Lifetimes are in seconds."""
-
-    access_token: TokenSecret
-    refresh_token: TokenSecret | None
-    id_token: TokenSecret | None
-    token_type: str
-    expires_in: float | None
-    refresh_expires_in: float | None
-    granted_scope: ScopeSet | None
-    extra: FrozenMapping
-
-
-@dataclass(frozen=True, slots=True)
-class TokenFailure:
-    """A token request that brought no usable token.
-
-    ``settled``: it is known that the credential presented was not spent (nothing was sent, or the provider
-    said so). ``refresh_token``: one that came all the same, in an answer that could not be used.
-    """
-
-    error: BrokerError
-    settled: bool
-    refresh_token: TokenSecret | None = None
 
 
 def new_state() -> str:
@@ -144,112 +94,6 @@ def build_revocation_request(endpoint: str, client: Client, token: TokenSecret, 
     return _form_request(endpoint, client, form, single_use=False)
 
 
-def read_token_answer(
-    response: HttpResponse,
-    grant: GrantType,
-    descriptor: ProviderDescriptor,
-    strategy: ProviderStrategy,
-    sent: Iterable[TokenSecret],
-) -> TokenAnswer | TokenFailure:
-    """Read an answer of the token endpoint, whatever it is. Never raises.
-
-    ``sent`` are the secrets of the request; they are blotted out of the provider's error texts.
-    """
-    metadata = ResponseMetadata.from_headers(response.status, response.headers)
-    if 300 <= response.status < 400:
-        message = "the token endpoint redirects, which is refused; configure its final address"
-        return TokenFailure(ConfigError(message, status=response.status), settled=False)
-    payload = _parse_body(response)
-    if isinstance(payload, str):
-        return _unreadable(payload, metadata)
-    if _is_error(response.status, payload):
-        return _read_error(payload, metadata, grant, descriptor, strategy, sent)
-    return _read_success(payload, metadata, grant, strategy)
-
-
-def read_revocation_failure(
-    response: HttpResponse,
-    grant: GrantType,
-    descriptor: ProviderDescriptor,
-    strategy: ProviderStrategy,
-    sent: Iterable[TokenSecret],
-) -> TokenFailure | None:
-    """Read a refusal of the revocation endpoint (RFC 7009 section 2.2.1); None: nothing is left to revoke."""
-    payload = _parse_body(response)
-    if isinstance(payload, dict) and payload.get("error") in _NOTHING_TO_REVOKE:
-        return None
-    metadata = ResponseMetadata.from_headers(response.status, response.headers)
-    if isinstance(payload, str):
-        return _unreadable(payload, metadata)
-    return _read_error(payload, metadata, grant, descriptor, strategy, sent)
-
-
-def build_record(
-    answer: TokenAnswer,
-    family: TokenFamily,
-    scope: ScopeSet,
-    resource: str | None,
-    grant: GrantType,
-    *,
-    issued_at: datetime,
-    default_expires_in: timedelta | None,
-    previous: TokenRecord | None = None,
-) -> TokenRecord:
-    """Make the record of ``answer``; what did not come is taken from ``previous`` (RFC 6749 section 6)."""
-    expires_at = _after(issued_at, answer.expires_in)
-    if expires_at is None and default_expires_in is not None:
-        expires_at = issued_at + default_expires_in
-    refresh_token, id_token = answer.refresh_token, answer.id_token
-    refresh_expires_at = _after(issued_at, answer.refresh_expires_in)
-    granted_scope, extra = answer.granted_scope, dict(answer.extra)
-    if previous is not None:
-        if refresh_token is None:
-            refresh_token = previous.refresh_token
-            refresh_expires_at = refresh_expires_at or previous.refresh_expires_at
-        id_token = id_token or previous.id_token
-        granted_scope = previous.granted_scope if granted_scope is None else granted_scope
-        extra = {**previous.extra, **extra}
-    return TokenRecord(
-        family=family,
-        scope=scope,
-        granted_scope=granted_scope,
-        resource=resource,
-        grant=grant,
-        access_token=answer.access_token,
-        refresh_token=refresh_token,
-        token_type=answer.token_type,
-        issued_at=issued_at,
-        expires_at=expires_at,
-        refresh_expires_at=refresh_expires_at,
-        id_token=id_token,
-        extra=extra,
-    )
-
-
-def read_subject(id_token: TokenSecret | None) -> str | None:
-    """Give the ``sub`` of an id token (OpenID Connect Core section 2) without verifying it, or None."""
-    if id_token is None:
-        return None
-    parts = id_token.expose().split(".")
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (IndexError, ValueError, RecursionError):
-        return None
-    subject = claims.get("sub") if isinstance(claims, dict) else None
-    return subject if isinstance(subject, str) else None
-
-
-def safe_text(text: object, sent: Iterable[TokenSecret] = (), limit: int = 200) -> str | None:
-    """Give a provider's own words fit for a log: secrets blotted out, printable, at most ``limit`` long."""
-    if not isinstance(text, str):
-        return None
-    for secret in sent:
-        if secret:
-            text = text.replace(secret.expose(), "***").replace(quote_plus(secret.expose()), "***")
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    return printable[:limit].strip() or None
-
-
 def _form_request(url: str, client: Client, form: dict[str, str], *, single_use: bool) -> HttpRequest:
     from oauthlib.common import urlencode
 
@@ -273,171 +117,3 @@ def _basic(client: Client) -> str:
 
 def _plain(value: str | TokenSecret) -> str:
     return value.expose() if isinstance(value, TokenSecret) else value
-
-
-def _parse_body(response: HttpResponse) -> dict[str, Any] | str:
-    """Give the answer's JSON object (or form, as some providers answer), or what is wrong with it."""
-    if not response.body.strip():
-        return "is empty"
-    if "application/x-www-form-urlencoded" in response.headers.get("content-type", ""):
-        return dict(parse_qsl(response.body.decode("utf-8", "replace")))
-    try:
-        payload = json.loads(response.body)
-    except (ValueError, RecursionError):
-        return "is HTML, not JSON" if response.body.lstrip()[:1] == b"<" else "is not JSON"
-    return payload if isinstance(payload, dict) else "is JSON but no object"
-
-
-def _is_error(status: int, payload: Mapping[str, Any]) -> bool:
-    if not 200 <= status < 300:
-        return True
-    if _refresh_token(payload) is not None:
-        return False  # an answer that brings a refresh token is no refusal, whatever else it says
-    return bool(payload.get("error")) or payload.get("ok") is False
-
-
-def _unreadable(what: str, metadata: ResponseMetadata) -> TokenFailure:
-    message = f"the provider answered {metadata.status} with a body that {what}"
-    error = TransientError(message, status=metadata.status, retry_after=metadata.retry_after)
-    return TokenFailure(error, settled=metadata.status in {429, 503})
-
-
-def _read_error(
-    payload: Mapping[str, Any],
-    metadata: ResponseMetadata,
-    grant: GrantType,
-    descriptor: ProviderDescriptor,
-    strategy: ProviderStrategy,
-    sent: Iterable[TokenSecret],
-) -> TokenFailure:
-    code = safe_text(payload.get("error"), sent, limit=64)
-    if code is None or not _ERROR_CODE.fullmatch(code):
-        return _unreadable("has no error code", metadata)
-    code = descriptor.quirks.error_codes.get(code, code)
-    description = safe_text(payload.get("error_description"), sent)
-    context = ProviderErrorContext(grant, metadata.status, code, description)
-    try:
-        kind = ProviderErrorKind(strategy.classify_token_error(context))
-    except Exception:  # noqa: BLE001 - a hook may raise anything; what the RFC says then holds
-        kind = ProviderStrategy().classify_token_error(context)
-    return TokenFailure(_error_of(kind, context, metadata.retry_after), settled=True)
-
-
-def _error_of(
-    kind: ProviderErrorKind, context: ProviderErrorContext, retry_after: float | None
-) -> BrokerError:
-    message = f"the provider refused the {context.grant} grant: {context.error}"
-    if context.description:
-        message += f" ({context.description})"
-    status = context.status
-    match kind:
-        case ProviderErrorKind.INVALID_GRANT:
-            return InvalidGrantError(message, status=status)
-        case ProviderErrorKind.INVALID_CLIENT:
-            return InvalidClientError(message, status=status)
-        case ProviderErrorKind.INSUFFICIENT_SCOPE:
-            return InsufficientScopeError(message, status=status)
-        case ProviderErrorKind.TRANSIENT:
-            return TransientError(message, status=status, retry_after=retry_after)
-        case ProviderErrorKind.CONFIG:
-            return ConfigError(message, status=status)
-        case ProviderErrorKind.ACCESS_DENIED | ProviderErrorKind.INTERACTION_REQUIRED:
-            return AuthorizationError(
-                message,
-                error=context.error,
-                description=context.description,
-                reauthorize=kind is ProviderErrorKind.INTERACTION_REQUIRED,
-                status=status,
-            )
-
-
-def _read_success(
-    payload: Mapping[str, Any], metadata: ResponseMetadata, grant: GrantType, strategy: ProviderStrategy
-) -> TokenAnswer | TokenFailure:
-    rescued = _refresh_token(payload)  # before a hook or the parser can choke on the rest
-    problem = "has no usable access_token"
-    error: BrokerError | None = None
-    try:
-        answer = _parse_members(strategy.normalize_token_response(grant, payload))
-        if answer is not None:
-            return answer
-    except BrokerError as raised:
-        error = copy.copy(raised)
-    except Exception as raised:  # noqa: BLE001 - a hook may raise anything
-        problem = f"the strategy's normalize_token_response choked on ({type(raised).__name__})"
-    if error is None:
-        message = f"the token endpoint answered {metadata.status} with a body that {problem}"
-        error = TransientError(message, status=metadata.status, retry_after=metadata.retry_after)
-    return TokenFailure(error, settled=False, refresh_token=rescued)
-
-
-def _parse_members(payload: Mapping[str, Any]) -> TokenAnswer | None:
-    access_token = payload.get("access_token")
-    if not isinstance(access_token, str) or not _VSCHAR.fullmatch(access_token) or payload.get("error"):
-        return None
-    token_type = payload.get("token_type")
-    is_named = isinstance(token_type, str) and _VSCHAR.fullmatch(token_type)
-    return TokenAnswer(
-        access_token=TokenSecret(access_token),
-        refresh_token=_refresh_token(payload),
-        id_token=usable_secret(payload.get("id_token")),
-        token_type=str(token_type) if is_named else "Bearer",
-        expires_in=_seconds(payload.get("expires_in")),
-        refresh_expires_in=_seconds(payload.get("refresh_token_expires_in"))
-        or _seconds(payload.get("refresh_expires_in")),
-        granted_scope=_granted_scope(payload.get("scope")),
-        extra=_extra(payload),
-    )
-
-
-def _refresh_token(payload: Mapping[str, Any]) -> TokenSecret | None:
-    return usable_secret(payload.get("refresh_token"))
-
-
-def usable_secret(value: object) -> TokenSecret | None:
-    """Give a secret of any text that can be sent again: not empty, and with an encoding."""
-    if not isinstance(value, str) or not value:
-        return None
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return None
-    return TokenSecret(value)
-
-
-def _seconds(value: object) -> float | None:
-    """Give a lifetime, clamped, or None for what is none (missing, not a number, not positive)."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        return None
-    except OverflowError:
-        seconds = math.inf if value > 0 else 0.0  # type: ignore[operator]
-    return min(seconds, MAX_EXPIRES_IN.total_seconds()) if seconds > 0 else None
-
-
-def _after(instant: datetime, seconds: float | None) -> datetime | None:
-    return None if seconds is None else instant + timedelta(seconds=seconds)
-
-
-def _granted_scope(value: object) -> ScopeSet | None:
-    """Give the scope granted, from a string with spaces or commas, or a list; None when it says nothing."""
-    if isinstance(value, str):
-        value = re.split(r"[\s,]+", value)
-    if not isinstance(value, list | tuple):
-        return None
-    tokens = [token for token in value if is_scope_token(token)]
-    return ScopeSet(tokens) if tokens else None
-
-
-def _extra(payload: Mapping[str, Any]) -> FrozenMapping:
-    extra = {}
-    for name, value in payload.items():
-        if isinstance(name, str) and name not in _OWN_MEMBERS:
-            try:
-                extra[name] = freeze(value)
-            except ConfigError:
-                continue  # nested too deep to be meant for us
-    return FrozenMapping(extra)

@@ -140,6 +140,10 @@ class RefreshMetrics:
         self.successes = 0
         self.failures = 0
 
+    def forget_after_fork(self) -> None:
+        """Another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+
     def count_attempt(self) -> None:
         """A call is about to be made."""
         with self._lock:

@@ -502,7 +502,7 @@ def test_nothing_is_left_of_a_flight_when_it_ends(
         with pytest.raises(AuthorizationRequiredError):
             broker.refresh_access_token(CachedTokenRequest(TENANT, f"{USER}-{index}", SCOPE))
     broker.refresh_access_token(USER_REQUEST.force_refresh())
-    assert len(broker._refresh._flights) == 0
+    assert len(broker._flights) == 0
     assert isinstance(broker.store, MemoryStore)
     assert not broker.store._leased
 

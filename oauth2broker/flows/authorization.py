@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import cast
 
-from oauth2broker import oauth
+from oauth2broker import answers, oauth
+from oauth2broker.answers import TokenFailure, build_record
 from oauth2broker.errors import (
     AuthorizationError,
     BrokerError,
     ConfigError,
-    TransientError,
     TransportError,
 )
-from oauth2broker.flows.bounds import Bounds
 from oauth2broker.flows.callback import Callback
 from oauth2broker.flows.session import SESSION_LIFETIME, AuthorizationSession
-from oauth2broker.flows.singleflight import Flights, Outcome
-from oauth2broker.flows.token_endpoint import TokenEndpoint
-from oauth2broker.flows.writes import write_surely
+from oauth2broker.flows.singleflight import Outcome
+from oauth2broker.flows.tools import Tools
 from oauth2broker.grants import GrantType
 from oauth2broker.ids import PrincipalId, TenantId
-from oauth2broker.oauth import TokenFailure, build_record
 from oauth2broker.records import LONG_AGO, TokenRecord, checked_text
 from oauth2broker.scopes import ScopeSet
 from oauth2broker.secret import TokenSecret
-from oauth2broker.stores.base import BrokerStore
 from oauth2broker.urls import checked_redirect_uri
 
 _OURS = frozenset(
@@ -40,19 +37,9 @@ _OURS = frozenset(
 class AuthorizationFlow:
     """Starts and completes authorizations. Safe to share between threads."""
 
-    def __init__(
-        self,
-        store: BrokerStore,
-        endpoint: TokenEndpoint,
-        flights: Flights,
-        clock: Callable[[], datetime],
-        bounds: Bounds,
-    ) -> None:
-        self._store = store
-        self._endpoint = endpoint
-        self._flights = flights
-        self._clock = clock
-        self._bounds = bounds
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._endpoint = tools.endpoint
 
     def start(
         self,
@@ -99,7 +86,7 @@ class AuthorizationFlow:
             code_verifier=verifier,
             code_challenge=challenge,
             authorize_url=oauth.build_authorization_url(endpoint, params),
-            expires_at=self._clock() + SESSION_LIFETIME,
+            expires_at=self._tools.clock() + SESSION_LIFETIME,
         )
 
     def complete(self, session: AuthorizationSession, callback: Callback | str) -> TokenRecord:
@@ -110,7 +97,7 @@ class AuthorizationFlow:
         session.require_state(callback.state)
         self._require_issuer(callback.iss)
         if callback.error is not None:
-            session.claim(self._clock())
+            session.claim(self._tools.clock())
             raise _denied(callback)
         if callback.code is None:
             raise AuthorizationError("the callback cannot be used: it carries no code")
@@ -150,24 +137,22 @@ class AuthorizationFlow:
             raise AuthorizationError("the callback's iss is another issuer", error="invalid_issuer")
 
     def _exchange(self, session: AuthorizationSession, code: TokenSecret) -> TokenRecord:
-        outcome = self._flights.lead(session.key, partial(self._fly, session, code))
+        outcome = self._tools.flights.lead(session.key, partial(self._fly, session, code))
         return cast("TokenRecord", outcome.record)
 
     def _fly(self, session: AuthorizationSession, code: TokenSecret) -> Outcome:
-        with self._store.refresh_lease(session.key, timeout=self._bounds.lease) as is_ours:
-            if not is_ours:
-                raise TransientError("whoever holds the lease did not finish renewing in time")
-            return Outcome(self._obtain(session, code), renewed=True)
+        with self._tools.keeper.lease(session.key) as lease:
+            return Outcome(self._obtain(session, code, lease), renewed=True)
 
-    def _obtain(self, session: AuthorizationSession, code: TokenSecret) -> TokenRecord:
-        grant, key, now = GrantType.AUTHORIZATION_CODE, session.key, self._clock()
-        previous = self._store.fetch(key)  # first: a store that cannot be read must not cost the code
+    def _obtain(self, session: AuthorizationSession, code: TokenSecret, lease: ExitStack) -> TokenRecord:
+        grant, key, now = GrantType.AUTHORIZATION_CODE, session.key, self._tools.clock()
+        previous = self._tools.store.fetch(key)  # first: a store that cannot be read must not cost the code
         self._endpoint.require_budget(key, session.scope, grant, now)
         call = self._endpoint.prepare(grant, _exchange_params(session, code))
         session.claim(now)
         result = self._endpoint.send(call)
         if isinstance(result, TokenFailure):
-            self._recover(session, result, now)
+            self._recover(session, result, previous, now, lease)
             raise result.error
         record = build_record(
             result,
@@ -179,10 +164,17 @@ class AuthorizationFlow:
             default_expires_in=self._endpoint.descriptor.default_expires_in,
         )
         record = _with_kept_refresh_token(record, previous)
-        write_surely(lambda: self._store.save(record), self._bounds.store)
+        self._tools.keeper.put(lambda: self._tools.store.save(record), record, previous, lease)
         return record
 
-    def _recover(self, session: AuthorizationSession, failure: TokenFailure, now: datetime) -> None:
+    def _recover(
+        self,
+        session: AuthorizationSession,
+        failure: TokenFailure,
+        previous: TokenRecord | None,
+        now: datetime,
+        lease: ExitStack,
+    ) -> None:
         """Give the session back when nothing went out; keep a refresh token that came all the same."""
         if isinstance(failure.error, TransportError) and not failure.error.sent:
             session.release()
@@ -197,7 +189,7 @@ class AuthorizationFlow:
             issued_at=now,
             expires_at=LONG_AGO,
         )
-        write_surely(lambda: self._store.save(rescued), self._bounds.store)
+        self._tools.keeper.put(lambda: self._tools.store.save(rescued), rescued, previous, lease)
 
 
 def _joined(
@@ -230,7 +222,7 @@ def _with_kept_refresh_token(record: TokenRecord, previous: TokenRecord | None) 
     """Some providers send a refresh token on first consent only: keep it, unless another user came back."""
     if record.refresh_token is not None or previous is None or previous.refresh_token is None:
         return record
-    subjects = {oauth.read_subject(record.id_token), oauth.read_subject(previous.id_token)} - {None}
+    subjects = {answers.read_subject(record.id_token), answers.read_subject(previous.id_token)} - {None}
     if len(subjects) > 1:
         return record
     return replace(
@@ -242,7 +234,7 @@ def _with_kept_refresh_token(record: TokenRecord, previous: TokenRecord | None) 
 
 
 def _denied(callback: Callback) -> AuthorizationError:
-    error = oauth.safe_text(callback.error, limit=64) or "unreadable"
-    description = oauth.safe_text(callback.error_description)
+    error = answers.safe_text(callback.error, limit=64) or "unreadable"
+    description = answers.safe_text(callback.error_description)
     message = f"the authorization ended in {error}" + (f" ({description})" if description else "")
     return AuthorizationError(message, error=error, description=description)

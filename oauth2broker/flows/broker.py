@@ -10,20 +10,24 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
+from oauth2broker.answers import usable_secret
 from oauth2broker.errors import ConfigError
 from oauth2broker.ext.rate_limit import RateLimitPolicy
 from oauth2broker.flows.authorization import AuthorizationFlow
 from oauth2broker.flows.bounds import Bounds
 from oauth2broker.flows.callback import parse_callback
 from oauth2broker.flows.client_credentials import ClientCredentialsFlow
+from oauth2broker.flows.keeper import Keeper
 from oauth2broker.flows.refresh import RefreshFlow
 from oauth2broker.flows.request import CachedTokenRequest
 from oauth2broker.flows.revocation import RevocationFlow
 from oauth2broker.flows.session import AuthorizationSession
 from oauth2broker.flows.singleflight import Flights
 from oauth2broker.flows.token_endpoint import TokenEndpoint, Transport
+from oauth2broker.flows.tools import Tools
+from oauth2broker.forking import after_fork_in_child
 from oauth2broker.grants import GrantType
-from oauth2broker.oauth import Client, usable_secret
+from oauth2broker.oauth import Client
 from oauth2broker.obs import FlowKind, FlowSpan, Observer, RefreshMetrics
 from oauth2broker.provider.descriptor import ClientAuthMethod, ProviderDescriptor
 from oauth2broker.provider.strategy import DefaultProviderStrategy, ProviderStrategy
@@ -78,13 +82,16 @@ class Broker:
         strategy = DefaultProviderStrategy() if strategy is None else strategy
         bounds = Bounds()
         endpoint = TokenEndpoint(descriptor, strategy, client, self._transport.get, rate_limit)
-        shared = self._store, endpoint, Flights(bounds.join), clock, bounds
-        self._authorization = AuthorizationFlow(*shared)
-        self._refresh = RefreshFlow(*shared, self._metrics)
-        self._client_credentials = ClientCredentialsFlow(*shared)
-        self._revocation = RevocationFlow(*shared)
+        self._keeper = Keeper(self._store, bounds)
+        self._flights = Flights(bounds.join)
+        tools = Tools(self._store, self._keeper, endpoint, self._flights, self._metrics, clock, bounds)
+        self._authorization = AuthorizationFlow(tools)
+        self._refresh = RefreshFlow(tools)
+        self._client_credentials = ClientCredentialsFlow(tools)
+        self._revocation = RevocationFlow(tools)
         self._serves_users = bool(descriptor.grants & {GrantType.AUTHORIZATION_CODE, GrantType.REFRESH_TOKEN})
         self._serves_itself = GrantType.CLIENT_CREDENTIALS in descriptor.grants
+        after_fork_in_child(self._forget_after_fork)
 
     @property
     def store(self) -> BrokerStore:
@@ -100,6 +107,14 @@ class Broker:
     def refresh_metrics(self) -> RefreshMetrics:
         """How many token calls were made to renew users' tokens."""
         return self._metrics
+
+    @property
+    def unsaved(self) -> dict[StoreKey, TokenRecord]:
+        """The records that the provider issued and the store has not taken yet, by key; normally none.
+
+        They are served, and written as soon as the store takes them; until then they exist only here.
+        """
+        return {kept.record.key: kept.record for kept in list(self._keeper.unsaved.values())}
 
     def start_authorization(
         self,
@@ -195,7 +210,8 @@ class Broker:
         return self._key(request.tenant, request.principal, request.scope, request.resource, grant)
 
     def close(self) -> None:
-        """Close what the broker made itself. Idempotent."""
+        """Try a last time to write what is `unsaved`, then close what the broker made itself. Idempotent."""
+        self._keeper.close()
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -208,6 +224,12 @@ class Broker:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _forget_after_fork(self) -> None:
+        self._keeper.forget_after_fork()
+        self._flights.forget_after_fork()
+        self._transport.forget_after_fork()
+        self._metrics.forget_after_fork()
 
     def _build_key(
         self, tenant: str, principal: str, scope: Any, resource: str | None, grant: str
@@ -246,6 +268,12 @@ class _LazyTransport:
             made, self._made = self._made, None
         if made is not None and self._client is None:
             made.client.close()  # type: ignore[attr-defined]
+
+    def forget_after_fork(self) -> None:
+        """The connections are the parent's."""
+        self._lock = threading.Lock()
+        if self._client is None:
+            self._made = None
 
     def _make(self) -> Transport:
         client, mapper = self._client, self._mapper

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -17,10 +16,9 @@ from oauth2broker.errors import (
 )
 from oauth2broker.flows.bounds import Bounds
 from oauth2broker.flows.request import CachedTokenRequest, Need
-from oauth2broker.flows.singleflight import Flights, Outcome
-from oauth2broker.flows.token_endpoint import TokenEndpoint
+from oauth2broker.flows.singleflight import Outcome
+from oauth2broker.flows.tools import Tools
 from oauth2broker.records import StoreKey, TokenRecord
-from oauth2broker.stores.base import BrokerStore
 
 _FLIGHTS_PER_CALL = 2
 
@@ -28,23 +26,15 @@ _FLIGHTS_PER_CALL = 2
 class CachedTokenFlow(ABC):
     """Serves one grant's tokens. Safe to share between threads."""
 
-    def __init__(
-        self,
-        store: BrokerStore,
-        endpoint: TokenEndpoint,
-        flights: Flights,
-        clock: Callable[[], datetime],
-        bounds: Bounds,
-    ) -> None:
-        self._store = store
-        self._endpoint = endpoint
-        self._flights = flights
-        self._clock = clock
-        self._bounds = bounds
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._store = tools.store
+        self._keeper = tools.keeper
+        self._clock = tools.clock
 
     def serve(self, request: CachedTokenRequest, key: StoreKey) -> TokenRecord:
         """Give a record that answers ``request``: at once if the stored one does, else by renewing it."""
-        record = self._store.fetch(key)
+        record = self._keeper.fetch(key) if self._keeper.unsaved else self._store.fetch(key)
         now = self._clock()
         if record is not None and not request.should_refresh(record, now):
             return record
@@ -73,7 +63,9 @@ class CachedTokenFlow(ABC):
         """Renew in the advisory window, unless somebody is at it: the record still works."""
         if not self.may_renew_ahead(request, record, now):
             return record
-        outcome = self._flights.lead_if_none(key, partial(self._fly, request, key, record, patient=False))
+        outcome = self._tools.flights.lead_if_none(
+            key, partial(self._fly, request, key, record, patient=False)
+        )
         if outcome is None:
             return record
         found = answer(request, outcome, record, self._clock())
@@ -85,7 +77,7 @@ class CachedTokenFlow(ABC):
         """Renew, or wait for whoever does; what is stored does not answer the request."""
         work = partial(self._fly, request, key, seen, patient=True)
         for _ in range(_FLIGHTS_PER_CALL):
-            found = answer(request, self._flights.join_or_lead(key, work), seen, self._clock())
+            found = answer(request, self._tools.flights.join_or_lead(key, work), seen, self._clock())
             if found is not None:
                 return _given(found)
         raise TransientError("the renewal brought no token that answers this request")
@@ -98,20 +90,6 @@ class CachedTokenFlow(ABC):
         except BrokerError as error:
             grant_is_dead = isinstance(error, InvalidGrantError)
             return Outcome(None if grant_is_dead else seen, copy.copy(error))
-
-    def _somebody_renewed(
-        self, request: CachedTokenRequest, seen: TokenRecord | None, record: TokenRecord, now: datetime
-    ) -> bool:
-        """Whether ``record`` came since ``seen`` was read, and serves."""
-        if not is_other(record, seen) or request.rejects(record):
-            return False
-        return request.window_at(record, now) is not Need.MANDATORY
-
-    def _back_off(self, failures: int, error: BrokerError, now: datetime) -> dict[str, Any]:
-        """Give what a record must remember of a failure, and tell it in ``error``."""
-        seconds = error.retry_after or self._bounds.backoff(failures + 1)
-        error.retry_after = min(seconds, self._bounds.longest_retry_after)
-        return {"failures": failures + 1, "retry_at": now + timedelta(seconds=error.retry_after)}
 
 
 def answer(
@@ -134,6 +112,21 @@ def is_other(record: TokenRecord, seen: TokenRecord | None) -> bool:
     if seen is None:
         return True
     return record.access_token != seen.access_token or record.issued_at != seen.issued_at
+
+
+def is_newer_and_serves(
+    request: CachedTokenRequest, seen: TokenRecord | None, record: TokenRecord, now: datetime
+) -> bool:
+    """Whether somebody put ``record`` there since ``seen`` was read, and it answers the request. Pure."""
+    if not is_other(record, seen) or request.rejects(record):
+        return False
+    return request.window_at(record, now) is not Need.MANDATORY
+
+
+def back_off(failures: int, error: BrokerError, bounds: Bounds, now: datetime) -> dict[str, Any]:
+    """Give what a record must remember after ``failures`` earlier ones and ``error``. Pure."""
+    seconds = min(error.retry_after or bounds.backoff(failures + 1), bounds.longest_retry_after)
+    return {"failures": failures + 1, "retry_at": now + timedelta(seconds=seconds)}
 
 
 def _given(found: TokenRecord | BrokerError) -> TokenRecord:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from oauth2broker.oauth import usable_secret
+from oauth2broker.answers import usable_secret
 from oauth2broker.secret import TokenSecret
 
 _MOST_PARAMETERS = 100

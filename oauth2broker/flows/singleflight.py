@@ -62,6 +62,11 @@ class Flights:
         """Do ``work`` in a flight of its own, after any that is under way."""
         return self._run(key, work, joins=False)
 
+    def forget_after_fork(self) -> None:
+        """Their leaders are threads of the parent."""
+        self._lock = threading.Lock()
+        self._under_way = {}
+
     def _run(self, key: StoreKey, work: Work, *, joins: bool) -> Outcome:
         deadline = time.monotonic() + self._longest_wait
         mine = Flight()

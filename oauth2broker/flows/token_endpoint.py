@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from oauth2broker import oauth
+from oauth2broker import answers, oauth
+from oauth2broker.answers import TokenAnswer, TokenFailure
 from oauth2broker.errors import BrokerError, ConfigError, TransientError, TransportError
 from oauth2broker.ext.rate_limit import Delay, RateLimitContext, RateLimitPolicy
 from oauth2broker.grants import GrantType
-from oauth2broker.oauth import Client, TokenAnswer, TokenFailure
+from oauth2broker.oauth import Client
 from oauth2broker.obs import logger
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.provider.strategy import ProviderStrategy
@@ -88,7 +89,7 @@ class TokenEndpoint:
         response = self._send(call.grant, call.request)
         if isinstance(response, TokenFailure):
             return response
-        return oauth.read_token_answer(response, call.grant, self.descriptor, self.strategy, call.secrets)
+        return answers.read_token_answer(response, call.grant, self.descriptor, self.strategy, call.secrets)
 
     def revoke(self, record: TokenRecord) -> None:
         """Revoke the grant of ``record`` at the provider (RFC 7009); does nothing where it has no endpoint.
@@ -108,7 +109,7 @@ class TokenEndpoint:
         failure = response if isinstance(response, TokenFailure) else None
         if not isinstance(response, TokenFailure) and not 200 <= response.status < 300:
             secrets = [token] if self.client.secret is None else [token, self.client.secret]
-            failure = oauth.read_revocation_failure(
+            failure = answers.read_revocation_failure(
                 response, record.grant, self.descriptor, self.strategy, secrets
             )
         if failure is not None:

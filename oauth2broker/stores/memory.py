@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+from oauth2broker.forking import after_fork_in_child
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.secret import TokenSecret
 from oauth2broker.stores.base import (
@@ -20,13 +21,17 @@ from oauth2broker.stores.base import (
 
 
 class MemoryStore(BrokerStore):
-    """A dict and a lock. Several brokers may share one; its lease excludes them from each other."""
+    """A dict and a lock. Several brokers may share one; its lease excludes them from each other.
+
+    A child after a fork has a copy: from then on each renews its own, so let only one of them renew.
+    """
 
     def __init__(self) -> None:
         self._records: dict[str, TokenRecord] = {}
         self._lock = threading.Lock()
         self._leased: set[str] = set()
         self._lease_freed = threading.Condition()
+        after_fork_in_child(self._forget_locks)
 
     def fetch(self, key: StoreKey) -> TokenRecord | None:
         return self._records.get(key.digest)  # one dict lookup is atomic; no lock on the hot path
@@ -80,6 +85,11 @@ class MemoryStore(BrokerStore):
             with self._lease_freed:
                 self._leased.discard(key.digest)
                 self._lease_freed.notify_all()
+
+    def _forget_locks(self) -> None:
+        self._lock = threading.Lock()
+        self._leased = set()
+        self._lease_freed = threading.Condition()
 
     def _take_lease(self, digest: str, timeout: float) -> bool:
         with self._lease_freed:

@@ -11,11 +11,12 @@ call::
         ...
         assert [call.status for call in provider.calls] == [503, 200]
 
-Needs nothing but the standard library and oauthlib.
+`StoreContract` is the tests that every store must pass, for authors of stores.
 """
 
 from oauth2broker.testing._calls import TokenCall
 from oauth2broker.testing.faults import Fault
 from oauth2broker.testing.loopback import LoopbackProvider
+from oauth2broker.testing.store_contract import StoreContract
 
-__all__ = ["Fault", "LoopbackProvider", "TokenCall"]
+__all__ = ["Fault", "LoopbackProvider", "StoreContract", "TokenCall"]

@@ -18,6 +18,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from oauth2broker.errors import BrokerError, ConfigError, TransientError, TransportError
+from oauth2broker.forking import after_fork_in_child
 from oauth2broker.grants import GrantType
 from oauth2broker.provider.strategy import ProviderStrategy
 from oauth2broker.transports.base import (
@@ -66,7 +67,8 @@ class RequestsHttpClient:
         self._proxies = proxies
         self._connect_timeout = connect_timeout
         self._total_timeout = total_timeout
-        self._pooled = _DeadlineAdapter(pool_maxsize=32)
+        self._forget_connections()
+        after_fork_in_child(self._forget_connections)
 
     def send(self, request: HttpRequest, metadata: ResponseMetadataSlot) -> HttpResponse:
         """Send ``request`` once and give the answer, whatever its status.
@@ -86,6 +88,9 @@ class RequestsHttpClient:
     def close(self) -> None:
         """Close the idle connections."""
         self._pooled.close()
+
+    def _forget_connections(self) -> None:
+        self._pooled = _DeadlineAdapter(pool_maxsize=32)
 
     def _send(
         self, request: HttpRequest, metadata: ResponseMetadataSlot, adapter: HTTPAdapter

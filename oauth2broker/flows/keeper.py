@@ -1,0 +1,194 @@
+"""The store as the flows use it: what a provider issued is not lost when the store fails.
+
+A record that the store would not take is kept here, with its lease, stands for the record it replaces, and is
+written by a thread that exists only while there is something to write.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from oauth2broker.errors import BackendError, StoreError, TransientError
+from oauth2broker.flows.bounds import Bounds
+from oauth2broker.obs import logger
+from oauth2broker.records import StoreKey, TokenRecord
+from oauth2broker.stores.base import BrokerStore
+
+_PAUSE = 0.05  # seconds between two tries of one write
+
+Written = TypeVar("Written")
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """``record`` stands for ``replaced`` until the store has taken it; ``lease`` keeps others away."""
+
+    replaced: TokenRecord | None
+    record: TokenRecord
+    lease: ExitStack
+
+    def stands_for(self, stored: TokenRecord | None) -> bool:
+        """Whether the store still holds what this record replaced."""
+        replaced = self.replaced
+        if stored is None or replaced is None:
+            return stored is replaced
+        return (stored.access_token, stored.refresh_token, stored.revoked_at) == (
+            replaced.access_token,
+            replaced.refresh_token,
+            replaced.revoked_at,
+        )
+
+
+class Keeper:
+    """Reads, leases and writes that must not be lost. Safe to share between threads."""
+
+    def __init__(self, store: BrokerStore, bounds: Bounds) -> None:
+        self.unsaved: dict[str, Unsaved] = {}
+        self._store = store
+        self._bounds = bounds
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._writer: threading.Thread | None = None
+        self._tried_at = -bounds.flush
+
+    def fetch(self, key: StoreKey) -> TokenRecord | None:
+        """Give the record of ``key``: an unsaved one while it stands for what is stored."""
+        unsaved = self.unsaved.get(key.digest)
+        if unsaved is None:
+            return self._store.fetch(key)
+        try:
+            stored = self._store.fetch(key)
+        except StoreError:
+            return unsaved.record
+        if unsaved.stands_for(stored):
+            return unsaved.record
+        self._drop(unsaved)
+        return stored
+
+    @contextmanager
+    def lease(self, key: StoreKey) -> Iterator[ExitStack]:
+        """Hold the lease of ``key``, or raise :class:`TransientError` when it stays busy too long.
+
+        The stack is what holds the lease: :meth:`put` takes it over when the lease must be kept. An unsaved
+        record of ``key`` is written first; raises :class:`StoreError` when it still cannot be.
+        """
+        with self._hold(key, self._bounds.lease) as stack:
+            if stack is None:
+                raise TransientError("whoever holds the lease did not finish in time")
+            yield stack
+
+    def try_lease(self, key: StoreKey) -> AbstractContextManager[ExitStack | None]:
+        """Hold the lease of ``key`` as :meth:`lease` does, if it can be had at once; else None."""
+        return self._hold(key, 0.0)
+
+    def put(
+        self,
+        write: Callable[[], Written],
+        record: TokenRecord,
+        replaced: TokenRecord | None,
+        lease: ExitStack,
+    ) -> Written | None:
+        """Do ``write``, which puts ``record`` in the place of ``replaced``, or keep the record (None)."""
+        failed: str
+        try:
+            return write_surely(write, self._bounds.store)
+        except StoreError as error:
+            failed = type(error).__name__
+        logger.error("the store refused a record (%s); it is kept in `unsaved` and tried again", failed)
+        digest = record.key.digest
+        with self._lock:
+            earlier = self.unsaved.get(digest)
+            replaced = replaced if earlier is None else earlier.replaced
+            self.unsaved[digest] = Unsaved(replaced, record, lease.pop_all())
+            self._start_writer()
+        return None
+
+    def close(self) -> None:
+        """Try a last time to write what is unsaved."""
+        self._closed.set()
+        self._write_all()
+        if self.unsaved:
+            logger.error("closed with %d records that the store would not take", len(self.unsaved))
+
+    def forget_after_fork(self) -> None:
+        """What is unsaved is the parent's to write, and so are its leases (not to be released here)."""
+        self._inherited = self.unsaved
+        self.unsaved = {}
+        self._lock = threading.Lock()
+        self._writer = None
+
+    @contextmanager
+    def _hold(self, key: StoreKey, timeout: float) -> Iterator[ExitStack | None]:
+        unsaved = self.unsaved.get(key.digest)
+        if unsaved is not None:
+            self._require_try()
+            self._write(unsaved)
+        with ExitStack() as stack:
+            is_ours = stack.enter_context(self._store.refresh_lease(key, timeout=timeout))
+            yield stack if is_ours else None
+
+    def _require_try(self) -> None:
+        """A store that is down is asked once in a while, not by every caller."""
+        if time.monotonic() - self._tried_at < self._bounds.flush:
+            raise BackendError("the store did not take the last record; it will be tried again")
+        self._tried_at = time.monotonic()
+
+    def _write(self, unsaved: Unsaved) -> None:
+        """Write ``unsaved`` unless somebody else has put another record there."""
+        key, replaced = unsaved.record.key, unsaved.replaced
+        if unsaved.stands_for(self._store.fetch(key)):
+            if replaced is None or replaced.revoked_at is not None or replaced.refresh_token is None:
+                self._store.save(unsaved.record)
+            else:
+                self._store.compare_and_swap_refresh(key, replaced.refresh_token, unsaved.record)
+        self._drop(unsaved)
+
+    def _drop(self, unsaved: Unsaved) -> None:
+        digest = unsaved.record.key.digest
+        with self._lock:
+            is_there = self.unsaved.get(digest) is unsaved
+            if is_there:
+                del self.unsaved[digest]
+        if is_there:
+            unsaved.lease.close()
+
+    def _write_all(self) -> None:
+        for unsaved in list(self.unsaved.values()):
+            try:
+                self._write(unsaved)
+            except StoreError as error:
+                logger.debug("a record is still unsaved (%s)", type(error).__name__)
+
+    def _start_writer(self) -> None:
+        if self._writer is None:
+            atexit.register(self._write_all)
+            self._writer = threading.Thread(target=self._write_on, name="oauth2broker-unsaved", daemon=True)
+            self._writer.start()
+
+    def _write_on(self) -> None:
+        while True:
+            self._closed.wait(self._bounds.flush)
+            self._tried_at = time.monotonic()
+            self._write_all()
+            with self._lock:
+                if not self.unsaved or self._closed.is_set():
+                    self._writer = None
+                    return
+
+
+def write_surely(write: Callable[[], Written], seconds: float) -> Written:
+    """Do ``write``, again and again for that long while the store fails; then raise its StoreError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return write()
+        except StoreError:
+            if time.monotonic() + _PAUSE > deadline:
+                raise
+        time.sleep(_PAUSE)
