@@ -30,7 +30,7 @@ from oauth2broker.frozen import FrozenMapping, freeze
 from oauth2broker.grants import GrantType
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.provider.strategy import ProviderErrorContext, ProviderErrorKind, ProviderStrategy
-from oauth2broker.records import TokenFamily, TokenRecord
+from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.scopes import ScopeSet, is_scope_token
 from oauth2broker.secret import TokenSecret
 from oauth2broker.transports.base import HttpResponse, ResponseMetadata
@@ -114,10 +114,8 @@ def read_revocation_failure(
 
 def build_record(
     answer: TokenAnswer,
-    family: TokenFamily,
+    key: StoreKey,
     scope: ScopeSet,
-    resource: str | None,
-    grant: GrantType,
     *,
     issued_at: datetime,
     default_expires_in: timedelta | None,
@@ -138,11 +136,11 @@ def build_record(
         granted_scope = previous.granted_scope if granted_scope is None else granted_scope
         extra = {**previous.extra, **extra}
     return TokenRecord(
-        family=family,
+        family=key.family,
         scope=scope,
         granted_scope=granted_scope,
-        resource=resource,
-        grant=grant,
+        resource=key.resource,
+        grant=key.grant,
         access_token=answer.access_token,
         refresh_token=refresh_token,
         token_type=answer.token_type,

@@ -145,22 +145,21 @@ class AuthorizationFlow:
             return Outcome(self._obtain(session, code, lease), renewed=True)
 
     def _obtain(self, session: AuthorizationSession, code: TokenSecret, lease: ExitStack) -> TokenRecord:
-        grant, key, now = GrantType.AUTHORIZATION_CODE, session.key, self._tools.clock()
+        grant, key = GrantType.AUTHORIZATION_CODE, session.key
         previous = self._tools.store.fetch(key)  # first: a store that cannot be read must not cost the code
-        self._endpoint.require_budget(key, session.scope, grant, now)
+        self._endpoint.require_budget(key, session.scope, grant, self._tools.clock())
         call = self._endpoint.prepare(grant, _exchange_params(session, code))
-        session.claim(now)
+        sent_at = self._tools.clock()
+        session.claim(sent_at)
         result = self._endpoint.send(call)
         if isinstance(result, TokenFailure):
-            self._recover(session, result, previous, now, lease)
+            self._recover(session, result, previous, sent_at, lease)
             raise result.error
         record = build_record(
             result,
-            key.family,
+            key,
             session.scope,
-            session.resource,
-            grant,
-            issued_at=now,
+            issued_at=sent_at,
             default_expires_in=self._endpoint.descriptor.default_expires_in,
         )
         record = _with_kept_refresh_token(record, previous)
@@ -172,7 +171,7 @@ class AuthorizationFlow:
         session: AuthorizationSession,
         failure: TokenFailure,
         previous: TokenRecord | None,
-        now: datetime,
+        sent_at: datetime,
         lease: ExitStack,
     ) -> None:
         """Give the session back when nothing went out; keep a refresh token that came all the same."""
@@ -186,7 +185,7 @@ class AuthorizationFlow:
             resource=session.resource,
             access_token="",
             refresh_token=failure.refresh_token,
-            issued_at=now,
+            issued_at=sent_at,
             expires_at=LONG_AGO,
         )
         self._tools.keeper.put(lambda: self._tools.store.save(rescued), rescued, previous, lease)

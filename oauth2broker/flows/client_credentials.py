@@ -52,28 +52,26 @@ class ClientCredentialsFlow(CachedTokenFlow):
             seconds = seconds_to_back_off(record, self._tools.bounds, now)
             if seconds > 0:
                 raise TransientError("the provider is not to be asked yet", retry_after=seconds)
-        return self._obtain(request, key, record, now)
+        return self._obtain(request, key, record)
 
-    def _obtain(
-        self, request: CachedTokenRequest, key: StoreKey, stale: TokenRecord | None, now: datetime
-    ) -> Outcome:
+    def _obtain(self, request: CachedTokenRequest, key: StoreKey, stale: TokenRecord | None) -> Outcome:
         grant, endpoint = GrantType.CLIENT_CREDENTIALS, self._tools.endpoint
-        endpoint.require_budget(key, request.scope, grant, now)
+        endpoint.require_budget(key, request.scope, grant, self._clock())
         delimiter = endpoint.descriptor.scope_delimiter
         params: dict[str, str | TokenSecret] = {**format_scope(request.scope, delimiter)}
         if request.resource is not None:
             params["resource"] = request.resource  # RFC 8707 section 2.2
-        result = endpoint.send(endpoint.prepare(grant, params))
+        call = endpoint.prepare(grant, params)
+        sent_at = self._clock()
+        result = endpoint.send(call)
         if isinstance(result, TokenFailure):
             self._note_failure(request, key, stale, result.error)
             raise result.error
         record = build_record(
             _without_refresh_token(result),
-            key.family,
+            key,
             request.scope,
-            request.resource,
-            grant,
-            issued_at=now,
+            issued_at=sent_at,
             default_expires_in=endpoint.descriptor.default_expires_in,
         )
         no_lease = ExitStack()  # a record that cannot be stored keeps nobody else from obtaining one

@@ -87,13 +87,14 @@ class _Renewal:
         refresh_token = self._require_renewable(record)
         self._require_turn(record, now)
         call = self._prepare(record, refresh_token, now)
-        attempted = self._mark_attempt(record, now)
+        sent_at = self.tools.clock()  # not before: a hook may have taken its time
+        attempted = self._mark_attempt(record, sent_at)
         if attempted is None:
             return self._run_again(again=again)
         self.tools.metrics.count_attempt()
         result = self.tools.endpoint.send(call)
         if isinstance(result, TokenAnswer):
-            return self._keep(attempted, result, now)
+            return self._keep(attempted, result, sent_at)
         self.tools.metrics.count_end(success=False)
         if isinstance(result.error, InvalidGrantError):
             self._bury(attempted, result.error)
@@ -139,15 +140,15 @@ class _Renewal:
             params["resource"] = record.resource  # RFC 8707 section 2.2
         return endpoint.prepare(grant, params)
 
-    def _mark_attempt(self, record: TokenRecord, now: datetime) -> TokenRecord | None:
+    def _mark_attempt(self, record: TokenRecord, sent_at: datetime) -> TokenRecord | None:
         """Write down, before the token may be spent, that it is presented. None: the record was replaced.
 
-        Others count from ``now``, so a store that takes its time must not eat up their margin.
+        Others count from ``sent_at``, so a store that takes its time must not eat up their margin.
         """
         if not may_rotate(self.tools.endpoint.descriptor):
             return record
         began = time.monotonic()
-        attempted = replace(record, attempted_at=now)
+        attempted = replace(record, attempted_at=sent_at)
         if self._swap(record, attempted) is not CompareAndSwapOutcome.UPDATED:
             return None
         if time.monotonic() - began > self.tools.bounds.slowest_mark:
@@ -160,10 +161,8 @@ class _Renewal:
     def _keep(self, attempted: TokenRecord, came: TokenAnswer, sent_at: datetime) -> Outcome | _Orphan:
         record = build_record(
             came,
-            attempted.family,
+            self.key,
             attempted.scope,
-            attempted.resource,
-            attempted.grant,
             issued_at=sent_at,
             default_expires_in=self.tools.endpoint.descriptor.default_expires_in,
             previous=attempted,
