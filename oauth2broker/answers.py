@@ -180,13 +180,21 @@ def _parse_body(response: HttpResponse) -> dict[str, Any] | str:
     """Give the answer's JSON object (or form, as some providers answer), or what is wrong with it."""
     if not response.body.strip():
         return "is empty"
-    if "application/x-www-form-urlencoded" in response.headers.get("content-type", ""):
+    if "application/x-www-form-urlencoded" in response.headers.get("content-type", "").lower():
         return dict(parse_qsl(response.body.decode("utf-8", "replace")))
     try:
-        payload = json.loads(response.body)
+        payload = json.loads(response.body, parse_int=_integer)
     except (ValueError, RecursionError):
         return "is HTML, not JSON" if response.body.lstrip()[:1] == b"<" else "is not JSON"
     return payload if isinstance(payload, dict) else "is JSON but no object"
+
+
+def _integer(digits: str) -> int | float:
+    """Read a JSON integer; one of more digits than Python takes is as good as infinite."""
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
 
 
 def _is_error(status: int, payload: Mapping[str, Any]) -> bool:

@@ -6,6 +6,8 @@ response, a request body or a token, so that it can be logged, pickled and sent 
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class BrokerError(Exception):
     """Base of every error of this library.
@@ -24,6 +26,9 @@ class BrokerError(Exception):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
 class ConfigError(BrokerError):
@@ -114,3 +119,10 @@ class BackendError(StoreError):
     """The store's backend (disk, server) failed or could not be reached."""
 
     retryable = True
+
+
+def _rebuild(kind: type[BrokerError], args: tuple[Any, ...], fields: dict[str, Any]) -> BrokerError:
+    """Make a copy or unpickle, also of a subclass whose constructor takes other arguments."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any, Self
 
 from oauth2broker.errors import ConfigError
 
 MAX_DEPTH = 32
+
+
+class ShownByFields:
+    """The repr of a dataclass that checks its fields in ``__init__``: also of one that is not complete.
+
+    A crash reporter shows ``self`` in the frame of a constructor that has just refused its arguments.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        shown = [spec.name for spec in fields(self) if spec.repr and hasattr(self, spec.name)]  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
 
 class FrozenMapping(Mapping[str, Any]):
@@ -58,19 +73,19 @@ class FrozenMapping(Mapping[str, Any]):
 
 def freeze(value: Any, depth: int = MAX_DEPTH) -> Any:
     """Give an immutable equal of a JSON value."""
-    if value is None or isinstance(value, str | int | float | bool):
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
         return value
     if depth <= 0:
         raise ConfigError(f"a value is nested more than {MAX_DEPTH} deep")
-    if isinstance(value, FrozenMapping):
-        return value
     if isinstance(value, Mapping):
         frozen = FrozenMapping()
         frozen._items.update((_name(n), freeze(v, depth - 1)) for n, v in value.items())
         return frozen
     if isinstance(value, list | tuple):
         return tuple(freeze(item, depth - 1) for item in value)
-    raise ConfigError(f"not a JSON value: {type(value).__name__}")
+    raise ConfigError(f"not a JSON value (RFC 8259): {type(value).__name__}")
 
 
 def thaw(value: Any) -> Any:

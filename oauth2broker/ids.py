@@ -24,6 +24,7 @@ class Identifier(str):
             return value
         if not isinstance(value, str):
             raise ConfigError(f"{cls.__name__} takes a str, not {type(value).__name__}")
+        value = str.__str__(value)  # the characters themselves, whatever a subclass says of them
         if not 1 <= len(value) <= MAX_LENGTH:
             raise ConfigError(f"{cls.__name__} has 1 to {MAX_LENGTH} characters, not {len(value)}")
         for position, character in enumerate(value):

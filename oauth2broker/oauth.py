@@ -12,6 +12,7 @@ import copy
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote_plus
 
 from oauth2broker.errors import BrokerError, ConfigError
@@ -80,8 +81,8 @@ def build_token_request(
         error = copy.copy(raised)  # without its traceback, whose frames hold the form
     except Exception as raised:  # noqa: BLE001 - a hook may raise anything
         error = ConfigError(f"the strategy's augment_token_request failed ({type(raised).__name__})")
-    if error is None and not all(isinstance(value, str) for value in form.values()):
-        error = ConfigError("the strategy's augment_token_request left a value that is no string")
+    if error is None and not is_form(form):
+        error = ConfigError("the strategy's augment_token_request left what cannot be sent")
     if error is not None:
         return error
     single_use = grant is not GrantType.CLIENT_CREDENTIALS
@@ -92,6 +93,15 @@ def build_revocation_request(endpoint: str, client: Client, token: TokenSecret, 
     """Give the request that revokes ``token`` (RFC 7009 section 2.1)."""
     form = {"token": token.expose(), "token_type_hint": hint}
     return _form_request(endpoint, client, form, single_use=False)
+
+
+def is_form(params: Mapping[Any, Any]) -> bool:
+    """Whether names and values are text that has an encoding (surrogates have none)."""
+    try:
+        "".join(part for pair in params.items() for part in pair).encode()
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def _form_request(url: str, client: Client, form: dict[str, str], *, single_use: bool) -> HttpRequest:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Protocol, Self
 
+from oauth2broker.forking import forget_in_children
 from oauth2broker.ids import ProviderId, TenantId
 
 logger = logging.getLogger("oauth2broker")
@@ -139,6 +140,7 @@ class RefreshMetrics:
         self.attempts = 0
         self.successes = 0
         self.failures = 0
+        forget_in_children(self)
 
     def forget_after_fork(self) -> None:
         """Another thread of the parent may have held the lock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -11,11 +12,11 @@ from enum import StrEnum
 from typing import Any
 
 from oauth2broker.errors import BrokerError, ConfigError, InsufficientScopeError, SerializationError
-from oauth2broker.frozen import FrozenMapping, thaw
+from oauth2broker.frozen import FrozenMapping, ShownByFields, thaw
 from oauth2broker.grants import GrantType
 from oauth2broker.ids import PrincipalId, ProviderId, TenantId
 from oauth2broker.scopes import ScopeSet
-from oauth2broker.secret import TokenSecret
+from oauth2broker.secret import TokenSecret, wrap_secret
 
 KEY_VERSION = "oauth2broker/key/1"
 RECORD_VERSION = 1
@@ -23,8 +24,8 @@ LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 """When an access token that was never there expired."""
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class TokenFamily:
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class TokenFamily(ShownByFields):
     """What one consent covers. Raises :class:`ConfigError` for an id that cannot be one."""
 
     tenant: TenantId
@@ -55,6 +56,8 @@ class StoreKey:
     spread: float = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.resource is not None:
+            checked_text("resource", self.resource)
         parts = [
             KEY_VERSION,
             self.family.tenant,
@@ -80,8 +83,8 @@ class TokenStatus(StrEnum):
     REVOKED = "revoked"
 
 
-@dataclass(frozen=True, slots=True, init=False, kw_only=True)
-class TokenRecord:
+@dataclass(frozen=True, slots=True, init=False, repr=False, kw_only=True)
+class TokenRecord(ShownByFields):
     """One token as issued, immutable. Times are aware UTC datetimes; plain strings are coerced.
 
     ``scope`` is what was asked for, ``granted_scope`` what the provider said it gave. ``expires_at`` is None
@@ -132,11 +135,19 @@ class TokenRecord:
         id_token: str | TokenSecret | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
+        secrets = wrap_secret(access_token), wrap_secret(refresh_token), wrap_secret(id_token)
+        frozen = _frozen(extra)
+        del access_token, refresh_token, id_token, extra  # from here on nothing plain is in this frame
         put = object.__setattr__
-        put(self, "access_token", TokenSecret(access_token))
-        put(self, "refresh_token", _optional_secret(refresh_token))
-        put(self, "id_token", _optional_secret(id_token))
-        del access_token, refresh_token, id_token  # from here on nothing plain is in this frame
+        for name, secret in zip(("access_token", "refresh_token", "id_token"), secrets, strict=True):
+            if isinstance(secret, ConfigError):
+                raise secret
+            put(self, name, secret)
+        if self.access_token is None:
+            raise ConfigError("access_token is a str, not None")
+        if isinstance(frozen, ConfigError):
+            raise frozen
+        put(self, "extra", frozen)
         if not isinstance(family, TokenFamily):
             raise ConfigError(f"family is a TokenFamily, not {type(family).__name__}")
         if type(failures) is not int or failures < 0:
@@ -154,7 +165,6 @@ class TokenRecord:
         put(self, "attempted_at", _optional_utc("attempted_at", attempted_at))
         put(self, "retry_at", _optional_utc("retry_at", retry_at))
         put(self, "failures", failures)
-        put(self, "extra", extra if isinstance(extra, FrozenMapping) else FrozenMapping(extra))
         key = StoreKey(self.family, self.scope.fingerprint, self.resource, self.grant)
         put(self, "key", key)
 
@@ -203,7 +213,7 @@ class TokenRecord:
         }
         for spec in _STORED_FIELDS:
             members[spec] = _plain(getattr(self, spec))
-        return json.dumps(members, ensure_ascii=True, separators=(",", ":"))
+        return json.dumps(members, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> TokenRecord:
@@ -226,6 +236,7 @@ def checked_text(name: str, value: str) -> str:
     """Give ``value`` if it is non-empty printable text, else raise :class:`ConfigError`."""
     if not isinstance(value, str):
         raise ConfigError(f"{name} is a str, not {type(value).__name__}")
+    value = str.__str__(value)  # the characters themselves, whatever a subclass says of them
     if not value or not value.isprintable():
         raise ConfigError(f"{name} must be printable and not empty")
     return value
@@ -238,14 +249,24 @@ def checked_grant(grant: str) -> GrantType:
     raise ConfigError(f"not a grant type: {grant!r:.80}")
 
 
-def _optional_secret(value: str | TokenSecret | None) -> TokenSecret | None:
-    return None if value is None else TokenSecret(value)
+def _frozen(extra: Mapping[str, Any] | None) -> FrozenMapping | ConfigError:
+    """Give the frozen mapping, or what is wrong. Never raises, so that no traceback holds the values."""
+    if extra is not None and not isinstance(extra, Mapping):
+        return ConfigError(f"extra is a mapping, not {type(extra).__name__}")
+    try:
+        return FrozenMapping(extra)
+    except ConfigError as error:
+        return copy.copy(error)
 
 
 def _utc(name: str, value: datetime) -> datetime:
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise ConfigError(f"{name} is an aware datetime")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        pass
+    raise ConfigError(f"{name} is out of range")
 
 
 def _optional_utc(name: str, value: datetime | None) -> datetime | None:
@@ -274,10 +295,13 @@ def _decoded(text: str | bytes) -> TokenRecord | str:
         return "not JSON"
     if not isinstance(members, dict):
         return "not a JSON object"
-    if members.pop("version", None) != RECORD_VERSION:
+    version = members.pop("version", None)
+    if type(version) is not int or version != RECORD_VERSION:
         return "not a token record, or one of an unknown version"
     if members.keys() != {"family", *_STORED_FIELDS}:
         return "members are missing or unknown"
+    if not isinstance(members["granted_scope"], str) or not isinstance(members["extra"], dict):
+        return "a member has a value that cannot be"
     try:
         family = TokenFamily(**members.pop("family"))
         for name in _TIMES:

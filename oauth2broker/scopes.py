@@ -54,7 +54,7 @@ def is_scope_token(token: object) -> bool:
 
 def _split(tokens: str | Iterable[str]) -> Iterable[str]:
     if isinstance(tokens, str):
-        return filter(None, tokens.split(" "))
+        return filter(None, str.split(tokens, " "))
     if isinstance(tokens, Iterable):
         return tokens
     raise ConfigError(f"a scope is a string or an iterable of strings, not {type(tokens).__name__}")
@@ -63,4 +63,4 @@ def _split(tokens: str | Iterable[str]) -> Iterable[str]:
 def _checked(token: str) -> str:
     if not is_scope_token(token):
         raise ConfigError(f"not a scope token of RFC 6749 section 3.3: {token!r:.80}")
-    return str(token)
+    return str.__str__(token)  # the characters themselves, also of an enumeration's member

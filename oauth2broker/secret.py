@@ -31,7 +31,7 @@ class TokenSecret:
             del value
             raise ConfigError(f"a secret is a str, not {kind}")
         self = super().__new__(cls)
-        object.__setattr__(self, "_value", value)
+        object.__setattr__(self, "_value", str.__str__(value))
         return self
 
     def expose(self) -> str:
@@ -79,6 +79,17 @@ class TokenSecret:
 
     def __getstate__(self) -> NoReturn:
         raise TypeError("a TokenSecret refuses to be pickled")
+
+
+def wrap_secret(value: str | TokenSecret | None) -> TokenSecret | ConfigError | None:
+    """Give a secret, or what is wrong with it.
+
+    Never raises: whoever holds the plain value can let go of it before the error is raised, so that no
+    traceback shows it.
+    """
+    if value is None or isinstance(value, str | TokenSecret):
+        return None if value is None else TokenSecret(value)
+    return ConfigError(f"a secret is a str, not {type(value).__name__}")
 
 
 def _encoded(secret: TokenSecret) -> bytes:

@@ -120,6 +120,8 @@ class AuthorizationFlow:
             failed = type(raised).__name__
         if failed is not None:
             raise ConfigError(f"the strategy's augment_authorization_request failed ({failed})")
+        if not oauth.is_form(params):
+            raise ConfigError("the strategy's augment_authorization_request left what cannot be sent")
 
     def _require_own(self, session: AuthorizationSession) -> None:
         self._endpoint.descriptor.require_grant(GrantType.AUTHORIZATION_CODE)
@@ -198,7 +200,7 @@ def _joined(
     params = dict(ours)
     for source, extras in (("authorization_params", descriptor_params), ("extra_params", extra_params)):
         for name, value in extras.items():
-            if not isinstance(name, str) or not isinstance(value, str):
+            if not oauth.is_form({name: value}):
                 raise ConfigError(f"{source} maps strings to strings")
             if name in _OURS:
                 raise ConfigError(f"{source} may not override {name}")

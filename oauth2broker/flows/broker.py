@@ -25,14 +25,14 @@ from oauth2broker.flows.session import AuthorizationSession
 from oauth2broker.flows.singleflight import Flights
 from oauth2broker.flows.token_endpoint import TokenEndpoint, Transport
 from oauth2broker.flows.tools import Tools
-from oauth2broker.forking import after_fork_in_child
+from oauth2broker.forking import forget_in_children
 from oauth2broker.grants import GrantType
 from oauth2broker.oauth import Client
 from oauth2broker.obs import FlowKind, FlowSpan, Observer, RefreshMetrics
 from oauth2broker.provider.descriptor import ClientAuthMethod, ProviderDescriptor
 from oauth2broker.provider.strategy import DefaultProviderStrategy, ProviderStrategy
 from oauth2broker.records import StoreKey, TokenFamily, TokenRecord, checked_grant, checked_text
-from oauth2broker.secret import TokenSecret
+from oauth2broker.secret import TokenSecret, wrap_secret
 from oauth2broker.stores.base import BrokerStore
 from oauth2broker.stores.memory import MemoryStore
 from oauth2broker.transports.base import TokenHttpClient, TransportErrorMapper
@@ -69,8 +69,10 @@ class Broker:
         observers: Iterable[Observer] = (),
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        secret = None if client_secret is None else TokenSecret(client_secret)
+        secret = wrap_secret(client_secret)
         del client_secret  # from here on nothing plain is in this frame
+        if isinstance(secret, ConfigError):
+            raise secret
         client = _checked_client(descriptor, client_id, secret)
         self._store = MemoryStore() if store is None else store
         self._descriptor = descriptor
@@ -91,7 +93,6 @@ class Broker:
         self._revocation = RevocationFlow(tools)
         self._serves_users = bool(descriptor.grants & {GrantType.AUTHORIZATION_CODE, GrantType.REFRESH_TOKEN})
         self._serves_itself = GrantType.CLIENT_CREDENTIALS in descriptor.grants
-        after_fork_in_child(self._forget_after_fork)
 
     @property
     def store(self) -> BrokerStore:
@@ -225,12 +226,6 @@ class Broker:
     ) -> None:
         self.close()
 
-    def _forget_after_fork(self) -> None:
-        self._keeper.forget_after_fork()
-        self._flights.forget_after_fork()
-        self._transport.forget_after_fork()
-        self._metrics.forget_after_fork()
-
     def _build_key(
         self, tenant: str, principal: str, scope: Any, resource: str | None, grant: str
     ) -> StoreKey:
@@ -256,6 +251,7 @@ class _LazyTransport:
         self._mapper = mapper
         self._lock = threading.Lock()
         self._made: Transport | None = None
+        forget_in_children(self)
 
     def get(self) -> Transport:
         with self._lock:

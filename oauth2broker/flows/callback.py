@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from oauth2broker.answers import usable_secret
 from oauth2broker.secret import TokenSecret
 
 _MOST_PARAMETERS = 100
+_LOCATION = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|[/?]")  # how a URL or a path starts, and no query string
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def _pairs(callback: str | Mapping[str, Any]) -> list[tuple[str, str]] | str:
     if not isinstance(callback, str):
         return "it is neither text nor a mapping"
     try:
-        query = urlsplit(callback).query if "?" in callback else callback
+        query = urlsplit(callback).query if _LOCATION.match(callback) else callback
         return parse_qsl(query, keep_blank_values=True, max_num_fields=_MOST_PARAMETERS)
     except ValueError:
         return "it is no URL or query string"

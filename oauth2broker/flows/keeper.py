@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from oauth2broker.errors import BackendError, StoreError, TransientError
 from oauth2broker.flows.bounds import Bounds
+from oauth2broker.forking import forget_in_children
 from oauth2broker.obs import logger
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.stores.base import BrokerStore
@@ -56,6 +57,7 @@ class Keeper:
         self._closed = threading.Event()
         self._writer: threading.Thread | None = None
         self._tried_at = -bounds.flush
+        forget_in_children(self)
 
     def fetch(self, key: StoreKey) -> TokenRecord | None:
         """Give the record of ``key``: an unsaved one while it stands for what is stored."""

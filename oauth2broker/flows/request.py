@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any, Self
+from typing import Self
 
 from oauth2broker.errors import ConfigError
+from oauth2broker.frozen import ShownByFields
 from oauth2broker.ids import PrincipalId, TenantId
 from oauth2broker.records import TokenRecord, checked_text
 from oauth2broker.scopes import ScopeSet
@@ -28,13 +28,14 @@ class Need(Enum):
     MANDATORY = "mandatory"
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class CachedTokenRequest:
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class CachedTokenRequest(ShownByFields):
     """Asks for a token of a principal, as fresh as the windows say. Immutable; keep and reuse it freely.
 
     A record is renewed ahead when less than ``preemptive_window`` is left (less a jitter of up to a quarter
     of it, stable per key) and never served with less than ``minimum_ttl`` left. Both are capped at a quarter
-    of the token's lifetime. ``force`` asks for a token other than the stored one. Plain strings are coerced.
+    of the token's lifetime. ``force`` asks for a token other than the stored one; ``rejected`` is set by
+    :meth:`rejecting`. Plain strings are coerced.
     Raises :class:`ConfigError` for values that cannot be.
     """
 
@@ -45,7 +46,7 @@ class CachedTokenRequest:
     force: bool
     preemptive_window: timedelta
     minimum_ttl: timedelta
-    rejected: str | None = field(init=False)
+    rejected: str | None
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class CachedTokenRequest:
         force: bool = False,
         preemptive_window: timedelta = PREEMPTIVE_WINDOW,
         minimum_ttl: timedelta = MINIMUM_TTL,
+        rejected: str | None = None,
     ) -> None:
         put = object.__setattr__
         put(self, "tenant", TenantId(tenant))
@@ -66,22 +68,22 @@ class CachedTokenRequest:
         put(self, "force", bool(force))
         put(self, "preemptive_window", _window("preemptive_window", preemptive_window))
         put(self, "minimum_ttl", _window("minimum_ttl", minimum_ttl))
-        put(self, "rejected", None)
+        put(self, "rejected", rejected)
 
     def force_refresh(self) -> Self:
         """Give a request that is only content with a token obtained after it was made."""
-        return self._with(force=True)
+        return replace(self, force=True)
 
     def rejecting(self, record: TokenRecord) -> Self:
         """Give a request that is content with any token but the one of ``record``, which an API refused.
 
         Keeps a hash of the token, not the token.
         """
-        return self._with(rejected=record.access_token.fingerprint())
+        return replace(self, rejected=record.access_token.fingerprint())
 
     def with_preemptive_window(self, window: timedelta) -> Self:
         """Give a request that renews ahead by ``window``."""
-        return self._with(preemptive_window=_window("preemptive_window", window))
+        return replace(self, preemptive_window=window)
 
     def should_refresh(self, record: TokenRecord, now: datetime) -> bool:
         """Whether ``record`` is due for renewal at ``now`` (an aware datetime), in either window."""
@@ -115,12 +117,6 @@ class CachedTokenRequest:
     def rejects(self, record: TokenRecord) -> bool:
         """Whether ``record`` holds the very token that was refused."""
         return self.rejected is not None and record.access_token.fingerprint() == self.rejected
-
-    def _with(self, **changes: Any) -> Self:
-        changed = copy.copy(self)
-        for name, value in changes.items():
-            object.__setattr__(changed, name, value)
-        return changed
 
 
 def _window(name: str, value: timedelta) -> timedelta:

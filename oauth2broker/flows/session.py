@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
-import threading
+import re
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,21 +18,25 @@ from oauth2broker.secret import TokenSecret
 
 SESSION_VERSION = 1
 SESSION_LIFETIME = timedelta(minutes=10)
+_VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")  # RFC 7636 section 4.1
 
 
 class _SingleUse:
-    """A right that can be taken once, by one thread, and given back."""
+    """A right that can be taken once, by one thread, and given back. One list operation is atomic."""
 
-    __slots__ = ("_free",)
+    __slots__ = ("_right",)
 
     def __init__(self) -> None:
-        self._free = threading.Semaphore(1)
+        self._right = [True]
 
     def take(self) -> bool:
-        return self._free.acquire(blocking=False)
+        try:
+            return self._right.pop()
+        except IndexError:
+            return False
 
     def give_back(self) -> None:
-        self._free.release()
+        self._right.append(True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -121,15 +125,20 @@ def _decoded(text: str | bytes) -> AuthorizationSession | str:
     if not isinstance(members, dict) or members.pop("version", None) != SESSION_VERSION:
         return "no JSON object of a known version"
     try:
-        expires_at = datetime.fromisoformat(members.pop("expires_at")).astimezone(UTC)
+        expires_at = datetime.fromisoformat(members.pop("expires_at"))
+        if expires_at.utcoffset() is None:
+            return "expires_at has no time zone"
+        verifier = members.pop("code_verifier")
+        if not _VERIFIER.fullmatch(verifier):
+            return "the code_verifier cannot be one"
         return AuthorizationSession(
             tenant=TenantId(members.pop("tenant")),
             principal=PrincipalId(members.pop("principal")),
             provider=ProviderId(members.pop("provider")),
             scope=ScopeSet(members.pop("scope")),
-            code_verifier=TokenSecret(members.pop("code_verifier")),
+            code_verifier=TokenSecret(verifier),
             resource=_optional(members.pop("resource")),
-            expires_at=expires_at,
+            expires_at=expires_at.astimezone(UTC),
             **{name: checked_text(name, value) for name, value in members.items()},
         )
     except (BrokerError, TypeError, ValueError, KeyError, OverflowError) as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from oauth2broker.errors import BrokerError, ConfigError, TransientError
+from oauth2broker.forking import forget_in_children
 from oauth2broker.records import StoreKey, TokenRecord
 
 
@@ -42,6 +43,7 @@ class Flights:
         self._longest_wait = longest_wait
         self._lock = threading.Lock()
         self._under_way: dict[str, Flight] = {}
+        forget_in_children(self)
 
     def __len__(self) -> int:
         return len(self._under_way)

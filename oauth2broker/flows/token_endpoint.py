@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -80,9 +80,7 @@ class TokenEndpoint:
         if isinstance(request, BrokerError):
             raise request
         secrets = [value for value in params.values() if isinstance(value, TokenSecret)]
-        if self.client.secret is not None:
-            secrets.append(self.client.secret)
-        return PreparedCall(grant, request, tuple(secrets))
+        return PreparedCall(grant, request, (*secrets, *self._own_secrets(request)))
 
     def send(self, call: PreparedCall) -> TokenAnswer | TokenFailure:
         """Send ``call`` once and read the answer. Never raises."""
@@ -108,7 +106,7 @@ class TokenEndpoint:
         response = self._send(record.grant, request)
         failure = response if isinstance(response, TokenFailure) else None
         if not isinstance(response, TokenFailure) and not 200 <= response.status < 300:
-            secrets = [token] if self.client.secret is None else [token, self.client.secret]
+            secrets = token, *self._own_secrets(request)
             failure = answers.read_revocation_failure(
                 response, record.grant, self.descriptor, self.strategy, secrets
             )
@@ -122,13 +120,23 @@ class TokenEndpoint:
         except BrokerError as error:
             logger.warning("an unused grant could not be revoked: %s", type(error).__name__)
 
+    def _own_secrets(self, request: HttpRequest) -> Iterator[TokenSecret]:
+        """Give what the client authenticates with, and the form that it is sent in."""
+        if self.client.secret is not None:
+            yield self.client.secret
+        if "Authorization" in request.headers:
+            yield TokenSecret(request.headers["Authorization"].rpartition(" ")[2])
+
     def _send(self, grant: GrantType, request: HttpRequest) -> HttpResponse | TokenFailure:
         transport, slot = self._transport(), ResponseMetadataSlot()
         try:
-            return transport.client.send(request, slot)
+            response: object = transport.client.send(request, slot)
         except Exception as raised:  # noqa: BLE001 - a transport may raise anything
-            failure = self._failure(transport.mapper, grant, slot.take(), raised)
-        return failure
+            return self._failure(transport.mapper, grant, slot.take(), raised)
+        if isinstance(response, HttpResponse):
+            return response
+        error = TransportError(f"the transport gave no HttpResponse but {type(response).__name__}")
+        return TokenFailure(error, settled=False)
 
     def _failure(
         self,

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from oauth2broker.errors import ConfigError
-from oauth2broker.frozen import FrozenMapping
+from oauth2broker.frozen import FrozenMapping, ShownByFields
 from oauth2broker.grants import GrantType
 from oauth2broker.ids import ProviderId
 from oauth2broker.records import checked_grant, checked_text
@@ -34,8 +34,8 @@ class RotationPolicy(StrEnum):
     NEVER = "never"
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class ProviderQuirks:
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class ProviderQuirks(ShownByFields):
     """Where a provider leaves the RFCs, declared.
 
     ``error_codes`` maps the provider's own error codes to those of RFC 6749 section 5.2, which decides
@@ -48,8 +48,8 @@ class ProviderQuirks:
         object.__setattr__(self, "error_codes", _texts("error_codes", error_codes))
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class ProviderDescriptor:
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class ProviderDescriptor(ShownByFields):
     """A registration at one authorization server. Immutable, picklable, safe to share.
 
     ``client_auth`` None means client_secret_basic with a secret and none without. ``authorization_params``
@@ -104,15 +104,19 @@ class ProviderDescriptor:
         put(self, "authorization_endpoint", _url("authorization_endpoint", authorization_endpoint))
         put(self, "revocation_endpoint", _url("revocation_endpoint", revocation_endpoint))
         put(self, "issuer", None if issuer is None else checked_text("issuer", issuer))
-        put(self, "client_auth", _member(ClientAuthMethod, client_auth) if client_auth else None)
+        put(
+            self,
+            "client_auth",
+            None if client_auth is None else _member("client_auth", ClientAuthMethod, client_auth),
+        )
         put(self, "scope_delimiter", _delimiter(scope_delimiter))
         put(self, "authorization_params", _texts("authorization_params", authorization_params))
         put(self, "token_params", _texts("token_params", token_params))
-        put(self, "rotation", _member(RotationPolicy, rotation))
+        put(self, "rotation", _member("rotation", RotationPolicy, rotation))
         put(self, "reuse_grace", _duration("reuse_grace", reuse_grace))
         put(self, "default_expires_in", _duration("default_expires_in", default_expires_in))
         put(self, "iss_required", bool(iss_required))
-        put(self, "quirks", quirks or ProviderQuirks())
+        put(self, "quirks", _quirks(quirks))
         if GrantType.AUTHORIZATION_CODE in self.grants and self.authorization_endpoint is None:
             raise ConfigError("the authorization_code grant needs an authorization_endpoint")
         if self.iss_required and self.issuer is None:
@@ -125,8 +129,8 @@ class ProviderDescriptor:
 
 
 def _grants(grants: Iterable[str]) -> frozenset[GrantType]:
-    if isinstance(grants, str):
-        raise ConfigError("grants is a set of GrantType, not one string")
+    if isinstance(grants, str) or not isinstance(grants, Iterable):
+        raise ConfigError(f"grants is a set of GrantType, not {type(grants).__name__}")
     found = frozenset(checked_grant(grant) for grant in grants)
     if not found:
         raise ConfigError("grants must name at least one grant")
@@ -138,7 +142,7 @@ def _url(name: str, url: str | None) -> str | None:
 
 
 def _delimiter(delimiter: str) -> str:
-    if delimiter not in {" ", ",", "+"}:
+    if delimiter not in (" ", ",", "+"):
         raise ConfigError("scope_delimiter is a space, a comma or a plus sign")
     return delimiter
 
@@ -160,7 +164,13 @@ def _duration(name: str, value: timedelta | None) -> timedelta | None:
     return value
 
 
-def _member(kind: type[Kind], value: str) -> Kind:
+def _member(name: str, kind: type[Kind], value: str) -> Kind:
     if value in kind.__members__.values():
         return kind(value)
-    raise ConfigError(f"not a {kind.__name__}: {value!r:.80}")
+    raise ConfigError(f"{name} is one of {', '.join(kind)}, not {value!r:.80}")
+
+
+def _quirks(quirks: ProviderQuirks | None) -> ProviderQuirks:
+    if quirks is not None and not isinstance(quirks, ProviderQuirks):
+        raise ConfigError(f"quirks is a ProviderQuirks, not {type(quirks).__name__}")
+    return quirks or ProviderQuirks()

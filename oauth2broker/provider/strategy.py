@@ -74,12 +74,9 @@ class ProviderStrategy:
 
     def classify_token_error(self, context: ProviderErrorContext) -> ProviderErrorKind:
         """Say what an error answer (RFC 6749 section 5.2) means."""
-        if context.status == 429:
-            return ProviderErrorKind.TRANSIENT
-        kind = _KINDS.get(context.error)
-        if kind is not None:
-            return kind
-        return ProviderErrorKind.TRANSIENT if context.status >= 500 else ProviderErrorKind.CONFIG
+        if context.status == 429 or context.status >= 500:
+            return ProviderErrorKind.TRANSIENT  # whatever it says: a provider that is down buries no grant
+        return _KINDS.get(context.error, ProviderErrorKind.CONFIG)
 
 
 class DefaultProviderStrategy(ProviderStrategy):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from oauth2broker.errors import BackendError, ConfigError, SerializationError, StoreError
-from oauth2broker.forking import after_fork_in_child
+from oauth2broker.forking import forget_in_children
 from oauth2broker.obs import logger
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.secret import TokenSecret
@@ -63,7 +63,7 @@ class FileStore(BrokerStore):
         self._cache: dict[str, _Loaded] = {}
         self._leased: set[str] = set()
         self._write_lock = threading.Lock()
-        after_fork_in_child(self._forget_locks)
+        forget_in_children(self)
 
     def __repr__(self) -> str:
         return f"FileStore({self._folder!r})"
@@ -221,7 +221,8 @@ class FileStore(BrokerStore):
         finally:
             lock.release()
 
-    def _forget_locks(self) -> None:
+    def forget_after_fork(self) -> None:
+        """Locks and leases are the parent's."""
         self._write_lock = threading.Lock()
         self._leased = set()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from oauth2broker.forking import after_fork_in_child
+from oauth2broker.forking import forget_in_children
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.secret import TokenSecret
 from oauth2broker.stores.base import (
@@ -31,7 +31,7 @@ class MemoryStore(BrokerStore):
         self._lock = threading.Lock()
         self._leased: set[str] = set()
         self._lease_freed = threading.Condition()
-        after_fork_in_child(self._forget_locks)
+        forget_in_children(self)
 
     def fetch(self, key: StoreKey) -> TokenRecord | None:
         return self._records.get(key.digest)  # one dict lookup is atomic; no lock on the hot path
@@ -86,7 +86,8 @@ class MemoryStore(BrokerStore):
                 self._leased.discard(key.digest)
                 self._lease_freed.notify_all()
 
-    def _forget_locks(self) -> None:
+    def forget_after_fork(self) -> None:
+        """Locks and leases are the parent's."""
         self._lock = threading.Lock()
         self._leased = set()
         self._lease_freed = threading.Condition()

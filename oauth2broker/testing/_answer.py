@@ -41,7 +41,7 @@ class Answer:
         """The JSON object in the body; an empty one when the body is anything else."""
         try:
             decoded = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return decoded if isinstance(decoded, dict) else {}
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import socket
-import ssl
 import time
+from contextvars import ContextVar
 from http.client import HTTPResponse as ClientResponse
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
@@ -15,10 +14,10 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError
 
 from oauth2broker.errors import BrokerError, ConfigError, TransientError, TransportError
-from oauth2broker.forking import after_fork_in_child
+from oauth2broker.forking import forget_in_children
 from oauth2broker.grants import GrantType
 from oauth2broker.provider.strategy import ProviderStrategy
 from oauth2broker.transports.base import (
@@ -33,10 +32,15 @@ CONNECT_SECONDS = 5.0
 TOTAL_SECONDS = 30.0
 BODY_LIMIT = 1024 * 1024
 _CHUNK = 64 * 1024
+_POOLED = 32
 
 
 class BodyTooLargeError(Exception):
     """The body of an answer went over 1 MiB and was cut."""
+
+
+class NeverSentError(Exception):
+    """Nothing of a request went out; the message is the class name of what failed."""
 
 
 class RequestsHttpClient:
@@ -64,62 +68,67 @@ class RequestsHttpClient:
             raise ConfigError(f"timeouts are at most {CONNECT_SECONDS:g} and {TOTAL_SECONDS:g} seconds")
         self._verify = verify
         self._cert = cert
-        self._proxies = proxies
+        self._proxies = proxies or {}
         self._connect_timeout = connect_timeout
         self._total_timeout = total_timeout
-        self._forget_connections()
-        after_fork_in_child(self._forget_connections)
+        self._pooled = _DeadlineAdapter(pool_maxsize=_POOLED)
+        forget_in_children(self)
 
     def send(self, request: HttpRequest, metadata: ResponseMetadataSlot) -> HttpResponse:
         """Send ``request`` once and give the answer, whatever its status.
 
-        Raises what requests and urllib3 raise, :class:`BodyTooLargeError`, and :class:`ConfigError` for a
-        URL that must not receive credentials.
+        Raises :class:`NeverSentError`, :class:`BodyTooLargeError`, what requests and urllib3 raise, and
+        :class:`ConfigError` for a URL that must not receive credentials.
         """
         metadata.take()
         checked_endpoint("the request's URL", request.url)
         adapter = _DeadlineAdapter() if request.single_use else self._pooled
+        progress = _Progress()
+        token = _progress.set(progress)
+        failed: str
         try:
             return self._send(request, metadata, adapter)
+        except Exception as error:
+            if not progress.is_sure_that_nothing_went_out:
+                raise
+            failed = _root(error)
         finally:
+            _progress.reset(token)
             if adapter is not self._pooled:
                 adapter.close()
+        raise NeverSentError(failed)
 
     def close(self) -> None:
         """Close the idle connections."""
         self._pooled.close()
 
-    def _forget_connections(self) -> None:
-        self._pooled = _DeadlineAdapter(pool_maxsize=32)
+    def forget_after_fork(self) -> None:
+        """The pooled connections are the parent's."""
+        self._pooled = _DeadlineAdapter(pool_maxsize=_POOLED)
 
     def _send(
         self, request: HttpRequest, metadata: ResponseMetadataSlot, adapter: HTTPAdapter
     ) -> HttpResponse:
-        with self._session(request.url, adapter).request(
-            request.method,
-            request.url,
-            data=request.body.decode("latin-1"),  # text, which mocks can match on
-            headers=dict(request.headers),
-            auth=_leave_headers_alone,
-            allow_redirects=False,
-            stream=True,
+        with adapter.send(
+            self._prepare(request),
             timeout=urllib3.Timeout(connect=self._connect_timeout, total=self._total_timeout),  # type: ignore[arg-type]
-            verify=self._verify,
-            cert=self._cert,
-            proxies=self._proxies,
+            **self._settings(request.url),
         ) as response:
             metadata.store(ResponseMetadata.from_headers(response.status_code, response.headers))
             return HttpResponse(response.status_code, response.headers, _read_body(response))
 
-    def _session(self, url: str, adapter: HTTPAdapter) -> requests.Session:
+    @staticmethod
+    def _prepare(request: HttpRequest) -> requests.PreparedRequest:
+        """Prepare without a session, which would add cookies, headers and what ``.netrc`` says."""
+        headers = {"User-Agent": "oauth2broker", "Accept-Encoding": "identity", **request.headers}
+        text = request.body.decode("latin-1")  # text, which mocks can match on
+        return requests.Request(request.method, request.url, headers=headers, data=text).prepare()
+
+    def _settings(self, url: str) -> dict[str, Any]:
+        """Give proxies and certificates, with what the environment says of them."""
         session = requests.Session()
-        session.headers.clear()
-        session.headers["Accept-Encoding"] = "identity"
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         session.trust_env = url.startswith("https")  # a proxy would read what goes to a loopback host
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
-        return session
+        return dict(session.merge_environment_settings(url, self._proxies, True, self._verify, self._cert))
 
 
 class RequestsTransportErrorMapper:
@@ -133,14 +142,13 @@ class RequestsTransportErrorMapper:
         error: Exception,
     ) -> BrokerError:
         """Give a TransportError for network and TLS failures, a TransientError for what an answer lacked."""
-        name = type(error).__name__
         if isinstance(error, BrokerError):
             return error
+        if isinstance(error, NeverSentError):
+            return TransportError(f"the provider could not be reached ({error})", sent=False)
         if metadata is not None:
-            message = f"the provider's answer could not be read to its end ({name})"
+            message = f"the provider's answer could not be read to its end ({type(error).__name__})"
             return TransientError(message, status=metadata.status, retry_after=metadata.retry_after)
-        if _was_never_sent(error):
-            return TransportError(f"the provider could not be reached ({_root(error)})", sent=False)
         if isinstance(error, requests.Timeout):
             return TransientError("the provider did not answer in time")
         return TransportError(f"the connection to the provider failed ({_root(error)})")
@@ -155,37 +163,33 @@ def _read_body(response: requests.Response) -> bytes:
     return bytes(body)
 
 
-def _leave_headers_alone(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Stands in requests' ``auth`` so that no ``.netrc`` replaces our Authorization header."""
-    return request
-
-
-def _was_never_sent(error: Exception) -> bool:
-    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.ProxyError):
-        return True
-    return any(
-        isinstance(cause, NewConnectionError | ConnectTimeoutError | ssl.SSLCertVerificationError)
-        for cause in _causes(error)
-    )
-
-
-def _root(error: Exception) -> str:
-    return type(_causes(error)[-1]).__name__
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """Give ``error`` and what it wraps: as argument, reason or cause, the ways of requests and urllib3.
-
-    Never its context: that may be an error which the caller was handling before it called us.
-    """
-    found = [error]
+def _root(error: BaseException) -> str:
+    """Give the class name of what ``error`` wraps, as argument, reason or cause, at the bottom."""
+    seen = [error]
     while True:
-        last = found[-1]
-        inner = [getattr(last, "reason", None), *last.args, last.__cause__]
-        deeper = next((e for e in inner if isinstance(e, BaseException) and e not in found), None)
+        last = seen[-1]
+        inner = (getattr(last, "reason", None), *last.args, last.__cause__)
+        deeper = next((e for e in inner if isinstance(e, BaseException) and e not in seen), None)
         if deeper is None:
-            return found
-        found.append(deeper)
+            return type(last).__name__
+        seen.append(deeper)
+
+
+class _Progress:
+    """How far one send got. Only our own connections tell; a mock in their place says nothing."""
+
+    __slots__ = ("sent", "started")
+
+    def __init__(self) -> None:
+        self.started = False
+        self.sent = False
+
+    @property
+    def is_sure_that_nothing_went_out(self) -> bool:
+        return self.started and not self.sent
+
+
+_progress: ContextVar[_Progress] = ContextVar("oauth2broker_progress")
 
 
 class _DeadlineReader(io.RawIOBase):
@@ -217,6 +221,13 @@ class _DeadlineResponse(ClientResponse):
         self.fp.close()
         self.fp = io.BufferedReader(_DeadlineReader(sock, deadline))
 
+    def begin(self) -> None:
+        """Pass over interim answers (RFC 9110 section 15.2), of which http.client knows 100 only."""
+        super().begin()
+        while 100 <= self.status < 200:
+            self.headers = self.msg = None  # type: ignore[assignment]
+            super().begin()
+
 
 class _DeadlineMixin(HTTPConnection):
     """Bounds connecting and answering as a whole; urllib3 bounds each read by itself.
@@ -226,13 +237,23 @@ class _DeadlineMixin(HTTPConnection):
 
     debuglevel = 0  # http.client's debug output would print credentials
     _deadline = 0.0
+    _is_connected = False
 
     def connect(self) -> None:
+        self._is_connected = False
         seconds = self._start()
         super().connect()
+        self._is_connected = True
         if time.monotonic() > self._deadline:
             self.close()
             raise ConnectTimeoutError(self, f"connecting took more than {seconds} seconds")
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        if self._is_connected:  # else it is the proxy that is spoken to
+            _progress.get().sent = True
+        super().send(data)
 
     def getresponse(self) -> Any:
         self._start()
@@ -265,6 +286,10 @@ class _DeadlineHTTPSPool(HTTPSConnectionPool):
 
 class _DeadlineAdapter(HTTPAdapter):
     """requests' own adapter over connections that keep a deadline."""
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        _progress.get().started = True
+        return super().get_connection_with_tls_context(*args, **kwargs)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
