@@ -29,7 +29,12 @@ from oauth2broker.errors import (
 from oauth2broker.frozen import FrozenMapping, freeze
 from oauth2broker.grants import GrantType
 from oauth2broker.provider.descriptor import ProviderDescriptor
-from oauth2broker.provider.strategy import ProviderErrorContext, ProviderErrorKind, ProviderStrategy
+from oauth2broker.provider.strategy import (
+    STANDARD_ERRORS,
+    ProviderErrorContext,
+    ProviderErrorKind,
+    ProviderStrategy,
+)
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.scopes import ScopeSet, is_scope_token
 from oauth2broker.secret import TokenSecret
@@ -180,11 +185,11 @@ def _parse_body(response: HttpResponse) -> dict[str, Any] | str:
     """Give the answer's JSON object (or form, as some providers answer), or what is wrong with it."""
     if not response.body.strip():
         return "is empty"
-    if "application/x-www-form-urlencoded" in response.headers.get("content-type", "").lower():
-        return dict(parse_qsl(response.body.decode("utf-8", "replace")))
     try:
         payload = json.loads(response.body, parse_int=_integer)
     except (ValueError, RecursionError):
+        if "application/x-www-form-urlencoded" in response.headers.get("content-type", "").lower():
+            return dict(parse_qsl(response.body.decode("utf-8", "replace")))
         return "is HTML, not JSON" if response.body.lstrip()[:1] == b"<" else "is not JSON"
     return payload if isinstance(payload, dict) else "is JSON but no object"
 
@@ -219,10 +224,12 @@ def _read_error(
     strategy: ProviderStrategy,
     sent: Iterable[TokenSecret],
 ) -> TokenFailure:
-    code = safe_text(payload.get("error"), sent, limit=64)
+    code = safe_text(payload.get("error"), limit=64)
     if code is None or not _ERROR_CODE.fullmatch(code):
         return _unreadable("has no error code", metadata)
     code = descriptor.quirks.error_codes.get(code, code)
+    if code not in STANDARD_ERRORS:  # one that is cannot be an echo, even if a secret is part of it
+        code = safe_text(code, sent) or "unreadable"
     description = safe_text(payload.get("error_description"), sent)
     context = ProviderErrorContext(grant, metadata.status, code, description)
     try:
@@ -267,7 +274,10 @@ def _read_success(
     problem = "has no usable access_token"
     error: BrokerError | None = None
     try:
-        answer = _parse_members(strategy.normalize_token_response(grant, payload))
+        members = {"refresh_token": payload.get("refresh_token")}  # a hook drops it by saying None
+        members.update(strategy.normalize_token_response(grant, payload))
+        rescued = _refresh_token(members) or rescued
+        answer = _parse_members(members)
         if answer is not None:
             return answer
     except BrokerError as raised:

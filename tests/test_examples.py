@@ -49,6 +49,7 @@ SALIENT = {
         "A connection closed without an answer: TransportError: no answer (RemoteDisconnected), sent=True",
         "A provider that is gone: TransportError: no connection (ConnectionRefusedError), sent=False",
     ],
+    "cron_job": ["obtained a token\n", "it is good until "],
     "demo": ["All of it held."],
     "start_authorization": [
         "PKCE challenge (S256): ",
@@ -60,6 +61,10 @@ SALIENT = {
         "StateMismatchError: this browser did not start that authorization",
         "AuthorizationError: access_denied; token calls: 0",
         "StateMismatchError: the callback's state is not the one of this session; token calls: 0",
+    ],
+    "worker_processes": [
+        "4 processes met one expired token\ntoken calls: 1\n",
+        "different tokens handed out: 1\nspent refresh tokens presented: 0\n",
     ],
 }
 PUBLIC = re.compile(r"(?:[?&](?:state|code_challenge)=|PKCE challenge \(S256\): )([\w-]+)")
@@ -100,6 +105,12 @@ def test_an_example_runs_and_says_what_it_shows(name: str, tmp_path: Path) -> No
     for line in SALIENT[name]:
         assert line in output
     require_no_secret(output)
+
+
+def test_the_second_run_of_the_cron_job_finds_the_token_of_the_first(tmp_path: Path) -> None:
+    """From the folder, without a call: the second provider is another one and knows no such token."""
+    run([str(EXAMPLES / "cron_job.py"), "tokens"], tmp_path)
+    assert "from the folder\n" in run([str(EXAMPLES / "cron_job.py"), "tokens"], tmp_path)
 
 
 def test_the_unit_test_example_passes_as_a_user_would_run_it(tmp_path: Path) -> None:

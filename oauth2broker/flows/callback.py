@@ -12,7 +12,7 @@ from oauth2broker.answers import usable_secret
 from oauth2broker.secret import TokenSecret
 
 _MOST_PARAMETERS = 100
-_LOCATION = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|[/?]")  # how a URL or a path starts, and no query string
+_LOCATION = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|/")  # how a URL or a path starts, and no query string
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,9 @@ def _pairs(callback: str | Mapping[str, Any]) -> list[tuple[str, str]] | str:
     if not isinstance(callback, str):
         return "it is neither text nor a mapping"
     try:
-        query = urlsplit(callback).query if _LOCATION.match(callback) else callback
+        before, mark, _ = callback.partition("?")
+        is_location = bool(mark) and (_LOCATION.match(before) is not None or "=" not in before)
+        query = urlsplit(callback).query if is_location else callback
         return parse_qsl(query, keep_blank_values=True, max_num_fields=_MOST_PARAMETERS)
     except ValueError:
         return "it is no URL or query string"

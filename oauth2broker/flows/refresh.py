@@ -96,7 +96,7 @@ class _Renewal:
         if isinstance(result, TokenAnswer):
             return self._keep(attempted, result, sent_at)
         self.tools.metrics.count_end(success=False)
-        if isinstance(result.error, InvalidGrantError):
+        if isinstance(result.error, InvalidGrantError) and result.refresh_token is None:
             self._bury(attempted, result.error)
             return self._run_again(again=again)
         self._note_failure(attempted, result)

@@ -20,6 +20,7 @@ from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.scopes import ScopeSet
 from oauth2broker.secret import TokenSecret
 from oauth2broker.transports.base import (
+    MAX_RETRY_AFTER,
     HttpRequest,
     HttpResponse,
     ResponseMetadata,
@@ -69,10 +70,17 @@ class TokenEndpoint:
             return
         family = key.family
         context = RateLimitContext(family.tenant, family.provider, scope, grant, now)
-        decision = self._rate_limit.evaluate(context)
+        failed: str | None = None
+        try:
+            decision = self._rate_limit.evaluate(context)
+        except Exception as raised:  # noqa: BLE001 - a policy may raise anything
+            failed = type(raised).__name__
+        if failed is not None:
+            raise ConfigError(f"the rate limit policy failed ({failed})")
         if isinstance(decision, Delay):
             directive = decision.directive
-            raise TransientError(f"not called: {directive.reason}", retry_after=directive.retry_after)
+            seconds = min(max(directive.retry_after, 0.0), MAX_RETRY_AFTER)
+            raise TransientError(f"not called: {directive.reason}", retry_after=seconds)
 
     def prepare(self, grant: GrantType, params: Mapping[str, str | TokenSecret]) -> PreparedCall:
         """Build the token request that presents ``params``; raises what keeps it from being built."""

@@ -52,6 +52,7 @@ _KINDS = {
     "temporarily_unavailable": ProviderErrorKind.TRANSIENT,
     "slow_down": ProviderErrorKind.TRANSIENT,
 }
+STANDARD_ERRORS = frozenset(_KINDS)
 
 
 class ProviderStrategy:
@@ -59,7 +60,8 @@ class ProviderStrategy:
 
     Hooks are called from several threads, with no lock held but possibly inside a renewal: one that calls
     the broker for the same key gets a ConfigError. A hook that raises before anything is sent changes
-    nothing; one that raises on an answer loses no refresh token.
+    nothing; one that raises on an answer loses no refresh token. What a hook raises is reduced to the name
+    of its type, except a BrokerError, which goes to the caller as it is: put no secret into one.
     """
 
     def augment_authorization_request(self, params: dict[str, str]) -> None:
@@ -69,7 +71,10 @@ class ProviderStrategy:
         """Change the form of a token request in place, before the client authentication joins it."""
 
     def normalize_token_response(self, grant: GrantType, payload: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Give the answer in the shape of RFC 6749 section 5.1."""
+        """Give the answer in the shape of RFC 6749 section 5.1.
+
+        A ``refresh_token`` that the result does not mention is taken from ``payload``; None drops it.
+        """
         return payload
 
     def classify_token_error(self, context: ProviderErrorContext) -> ProviderErrorKind:

@@ -56,7 +56,7 @@ class LoopbackServer(ThreadingHTTPServer):
         self._aborted: set[socket.socket] = set()
         self._idle = threading.Condition()
         self._loop = threading.Thread(
-            target=self.serve_forever, args=(0.02,), name="loopback-provider", daemon=True
+            target=self.serve_forever, args=(0.005,), name="loopback-provider", daemon=True
         )
         super().__init__(("127.0.0.1", port), _Handler)
 
