@@ -62,16 +62,11 @@ class AuthorizationFlow:
         resource = None if resource is None else checked_text("resource", resource)
         state, verifier = oauth.new_state(), oauth.new_code_verifier()
         challenge = oauth.build_code_challenge(verifier)
-        ours = {
-            "response_type": "code",
-            "client_id": client_id,
-            "redirect_uri": redirect_uri,
-            **oauth.format_scope(scope, descriptor.scope_delimiter),
-            "state": state,
-            "code_challenge": challenge,
-            "code_challenge_method": "S256",
-            **({} if resource is None else {"resource": resource}),  # RFC 8707 section 2.1
-        }
+        ours = {"response_type": "code", "client_id": client_id, "redirect_uri": redirect_uri}
+        ours.update(oauth.format_scope(scope, descriptor.scope_delimiter))
+        ours.update(state=state, code_challenge=challenge, code_challenge_method="S256")
+        if resource is not None:
+            ours["resource"] = resource  # RFC 8707 section 2.1
         params = _joined(ours, descriptor.authorization_params, extra_params or {})
         self._augment(params)
         return AuthorizationSession(

@@ -7,6 +7,7 @@ written by a thread that exists only while there is something to write.
 from __future__ import annotations
 
 import atexit
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -56,7 +57,8 @@ class Keeper:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._writer: threading.Thread | None = None
-        self._tried_at = -bounds.flush
+        self._tried_at = -math.inf
+        self._inherited: dict[str, Unsaved] = {}
         forget_in_children(self)
 
     def fetch(self, key: StoreKey) -> TokenRecord | None:
@@ -119,10 +121,11 @@ class Keeper:
             logger.error("closed with %d records that the store would not take", len(self.unsaved))
 
     def forget_after_fork(self) -> None:
-        """What is unsaved is the parent's to write, and so are its leases (not to be released here)."""
+        """What is unsaved is the parent's to write, and its leases are not ours to release: keep them."""
         self._inherited = self.unsaved
         self.unsaved = {}
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._writer = None
 
     @contextmanager
@@ -179,9 +182,12 @@ class Keeper:
             self._tried_at = time.monotonic()
             self._write_all()
             with self._lock:
-                if not self.unsaved or self._closed.is_set():
-                    self._writer = None
-                    return
+                if self.unsaved and not self._closed.is_set():
+                    continue
+                self._writer = None
+                if not self.unsaved:
+                    atexit.unregister(self._write_all)
+                return
 
 
 def write_surely(write: Callable[[], Written], seconds: float) -> Written:

@@ -160,6 +160,7 @@ class TokenEndpoint:
             logger.warning("the transport error mapper failed: %s", type(failed).__name__)
         if not isinstance(error, BrokerError):
             error = TransportError(f"the transport failed ({type(raised).__name__})")
-        never_sent = isinstance(error, TransportError | ConfigError) and not getattr(error, "sent", False)
+        never_sent = isinstance(error, TransportError) and not error.sent
+        refused_here = isinstance(raised, ConfigError)  # the transport would not send it
         turned_away = metadata is not None and metadata.status in {429, 503}
-        return TokenFailure(copy.copy(error), settled=never_sent or turned_away)
+        return TokenFailure(copy.copy(error), settled=never_sent or refused_here or turned_away)
