@@ -121,8 +121,10 @@ class RequestsHttpClient:
     def _prepare(request: HttpRequest) -> requests.PreparedRequest:
         """Prepare without a session, which would add cookies, headers and what ``.netrc`` says."""
         headers = {"User-Agent": "oauth2broker", "Accept-Encoding": "identity", **request.headers}
-        text = request.body.decode("latin-1")  # text, which mocks can match on
-        return requests.Request(request.method, request.url, headers=headers, data=text).prepare()
+        body: str | bytes = request.body
+        if request.body.isascii():
+            body = request.body.decode("ascii")  # text, which mocks can match on
+        return requests.Request(request.method, request.url, headers=headers, data=body).prepare()
 
     def _settings(self, url: str) -> dict[str, Any]:
         """Give proxies and certificates, with what the environment says of them."""
