@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -27,7 +26,9 @@ from oauth2broker import (
     TransportError,
 )
 from oauth2broker.transports.requests import NeverSentError
-from tests.sockets import (
+from tests.support import SERVICE_REQUEST
+from tests.transport.sockets import (
+    CONNECT,
     GRANTS,
     Certificate,
     Peer,
@@ -40,40 +41,7 @@ from tests.sockets import (
     closed_port,
     failure_of,
     leave,
-    make_certificate,
 )
-from tests.support import SERVICE_REQUEST
-
-CONNECT, TOTAL = 0.3, 0.6
-
-
-@pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxies but those that a test sets."""
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def client() -> Iterator[RequestsHttpClient]:
-    """The default transport, with more time than any test here needs."""
-    made = RequestsHttpClient(connect_timeout=5, total_timeout=10)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def hasty() -> Iterator[RequestsHttpClient]:
-    """The default transport, soon at its deadlines."""
-    made = RequestsHttpClient(connect_timeout=CONNECT, total_timeout=TOTAL)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """A certificate for 127.0.0.1."""
-    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def send(client: RequestsHttpClient, url: str, slot: ResponseMetadataSlot | None = None) -> HttpResponse:

@@ -39,6 +39,7 @@ from tests.support import REDIRECT_URI, SCOPE, SERVICE_REQUEST, TENANT, USER, US
 CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN = "client-1", "client-secret", "refresh-token-1"
 TOKEN_BODY = b'{"access_token": "at-1", "token_type": "Bearer", "expires_in": 3600}'
 CODE = "authorization-code-1"
+CONNECT, TOTAL = 0.3, 0.6  # the hasty transport's deadlines, in seconds
 GRANTS: Mapping[str, Callable[[Broker], TokenRecord]] = {
     "client_credentials": lambda broker: broker.client_credentials(SERVICE_REQUEST),
     "refresh_token": lambda broker: broker.refresh_access_token(USER_REQUEST),

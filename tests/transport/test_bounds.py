@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import os
 import time
 import tracemalloc
 import zlib
@@ -22,8 +21,11 @@ from oauth2broker import (
     TransientError,
 )
 from oauth2broker.transports.requests import BODY_LIMIT, BodyTooLargeError
-from tests.sockets import (
+from tests.support import SERVICE_REQUEST, USER_REQUEST
+from tests.transport.sockets import (
+    CONNECT,
     TOKEN_BODY,
+    TOTAL,
     Certificate,
     Peer,
     Script,
@@ -34,42 +36,11 @@ from tests.sockets import (
     broker_for,
     failure_of,
     leave,
-    make_certificate,
 )
-from tests.support import SERVICE_REQUEST, USER_REQUEST
 
-CONNECT, TOTAL, MARGIN = 0.3, 0.6, 1.0
+MARGIN = 1.0
 CHUNKED, UNTIL_CLOSE = {"Transfer-Encoding": "chunked"}, {"Connection": "close"}
 SPACES = b" " * 65536
-
-
-@pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxies but those that a test sets."""
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def client() -> Iterator[RequestsHttpClient]:
-    """The default transport, with more time than any test here needs."""
-    made = RequestsHttpClient(connect_timeout=5, total_timeout=10)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def hasty() -> Iterator[RequestsHttpClient]:
-    """The default transport, soon at its deadlines."""
-    made = RequestsHttpClient(connect_timeout=CONNECT, total_timeout=TOTAL)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """A certificate for 127.0.0.1."""
-    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @contextmanager

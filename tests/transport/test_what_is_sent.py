@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import http.client
 import logging
-import os
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -28,7 +27,8 @@ from oauth2broker import (
     TokenRecord,
 )
 from oauth2broker.testing import LoopbackProvider
-from tests.sockets import (
+from tests.support import REDIRECT_URI, SCOPE, SERVICE_REQUEST, TENANT, USER, USER_REQUEST
+from tests.transport.sockets import (
     CLIENT_ID,
     CLIENT_SECRET,
     CODE,
@@ -41,33 +41,10 @@ from tests.sockets import (
     answering,
     broker_for,
     failure_of,
-    make_certificate,
 )
-from tests.support import REDIRECT_URI, SCOPE, SERVICE_REQUEST, TENANT, USER, USER_REQUEST
 
 Call = Callable[[Broker], TokenRecord]
 each_grant = pytest.mark.parametrize(("grant", "call"), GRANTS.items(), ids=GRANTS)
-
-
-@pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxies but those that a test sets."""
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def client() -> Iterator[RequestsHttpClient]:
-    """The default transport, impatient enough for tests."""
-    made = RequestsHttpClient(connect_timeout=5, total_timeout=10)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """A certificate for 127.0.0.1."""
-    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def send(client: RequestsHttpClient, url: str, *, single_use: bool = False) -> HttpResponse:

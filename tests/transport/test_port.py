@@ -22,7 +22,7 @@ from oauth2broker import (
     TransportError,
 )
 from oauth2broker.transports.base import parse_retry_after
-from tests.sockets import GRANTS, TOKEN_BODY, broker_for, failure_of
+from tests.transport.sockets import GRANTS, TOKEN_BODY, broker_for, failure_of
 
 ENDPOINT = "https://provider.example.com/token"
 
