@@ -162,7 +162,7 @@ def main() -> None:
         print(f"  token calls for that: {provider.token_calls - calls}")
         provider.inject(Fault.cut(10))
         show("An answer that breaks off", broker, "svc-search")
-        provider.inject(Fault.lost_answer())
+        provider.inject(Fault.lost_answer(), times=2)  # a lost service token is asked for once more
         show("A connection closed without an answer", broker, "svc-mail")
     show("A provider that is gone", broker, "svc-audit")
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import base64
 import copy
+import html
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qsl, quote_plus
+from urllib.parse import parse_qsl, unquote_plus
 
 from oauth2broker.errors import (
     AuthorizationError,
@@ -46,7 +47,9 @@ _OWN_MEMBERS = frozenset(
     | {"refresh_token_expires_in", "refresh_expires_in"}
 )
 _NOTHING_TO_REVOKE = ("unsupported_token_type", "invalid_token", "invalid_grant")
+_PIECE = 8
 _VSCHAR = re.compile(r"[\x20-\x7e]+")  # RFC 6749 appendix A.12
+_REFRESH_MEMBER = re.compile(r'"refresh_token"\s*:\s*("(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")')
 _ERROR_CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 appendix A.7, and no novels
 
 
@@ -90,11 +93,10 @@ def read_token_answer(
     """
     metadata = ResponseMetadata.from_headers(response.status, response.headers)
     if 300 <= response.status < 400:
-        message = "the token endpoint redirects, which is refused; configure its final address"
-        return TokenFailure(ConfigError(message, status=response.status), settled=False)
+        return _redirect("token", response.status)
     payload = _parse_body(response)
     if isinstance(payload, str):
-        return _unreadable(payload, metadata)
+        return _unreadable(payload, metadata, _rescue(response))
     if _is_error(response.status, payload):
         return _read_error(payload, metadata, grant, descriptor, strategy, sent)
     return _read_success(payload, metadata, grant, strategy)
@@ -108,6 +110,8 @@ def read_revocation_failure(
     sent: Iterable[TokenSecret],
 ) -> TokenFailure | None:
     """Read a refusal of the revocation endpoint (RFC 7009 section 2.2.1); None: nothing is left to revoke."""
+    if 300 <= response.status < 400:
+        return _redirect("revocation", response.status)
     payload = _parse_body(response)
     if isinstance(payload, dict) and payload.get("error") in _NOTHING_TO_REVOKE:
         return None
@@ -171,14 +175,33 @@ def read_subject(id_token: TokenSecret | None) -> str | None:
 
 
 def safe_text(text: object, sent: Iterable[TokenSecret] = (), limit: int = 200) -> str | None:
-    """Give a provider's own words fit for a log: secrets blotted out, printable, at most ``limit`` long."""
-    if not isinstance(text, str):
+    """Give a provider's own words fit for a log: printable, at most ``limit`` long.
+
+    None when they repeat a piece of one of the secrets, as it was sent or encoded otherwise.
+    """
+    if not isinstance(text, str) or _repeats(text, sent):
         return None
-    for secret in sent:
-        if secret:
-            text = text.replace(secret.expose(), "***").replace(quote_plus(secret.expose()), "***")
     printable = "".join(c if c.isprintable() else " " for c in text)
     return printable[:limit].strip() or None
+
+
+def _repeats(text: str, sent: Iterable[TokenSecret]) -> bool:
+    readings = {text, unquote_plus(text), html.unescape(text), text.replace("\\", "")}
+    folded = [reading.casefold() for reading in readings]
+    return any(piece in reading for secret in sent for piece in _pieces(secret) for reading in folded)
+
+
+def _pieces(secret: TokenSecret) -> Iterator[str]:
+    """Give what betrays a secret: any eight characters in a row of it or of its base64, or a short one whole.
+
+    One of less than four characters is in any text; it is no secret.
+    """
+    plain = secret.expose()
+    encoded = base64.b64encode(plain.encode()).decode().rstrip("=")
+    for form in (plain.casefold(), encoded.casefold()):
+        if 4 <= len(form) < _PIECE:
+            yield form
+        yield from (form[start : start + _PIECE] for start in range(len(form) - _PIECE + 1))
 
 
 def _parse_body(response: HttpResponse) -> dict[str, Any] | str:
@@ -186,12 +209,28 @@ def _parse_body(response: HttpResponse) -> dict[str, Any] | str:
     if not response.body.strip():
         return "is empty"
     try:
-        payload = json.loads(response.body, parse_int=_integer)
+        payload = json.loads(_text(response), parse_int=_integer, strict=False)
     except (ValueError, RecursionError):
         if "application/x-www-form-urlencoded" in response.headers.get("content-type", "").lower():
             return dict(parse_qsl(response.body.decode("utf-8", "replace")))
         return "is HTML, not JSON" if response.body.lstrip()[:1] == b"<" else "is not JSON"
     return payload if isinstance(payload, dict) else "is JSON but no object"
+
+
+def _text(response: HttpResponse) -> str:
+    """Give the body as text; bytes that are none become replacement characters, not an error."""
+    return response.body.decode(json.detect_encoding(response.body), "replace")
+
+
+def _rescue(response: HttpResponse) -> TokenSecret | None:
+    """Find the refresh token in a successful answer that cannot be parsed: no other may be alive."""
+    found = _REFRESH_MEMBER.search(_text(response)) if 200 <= response.status < 300 else None
+    return None if found is None else usable_secret(json.loads(found[1], strict=False))
+
+
+def _redirect(endpoint: str, status: int) -> TokenFailure:
+    message = f"the {endpoint} endpoint redirects, which is refused; configure its final address"
+    return TokenFailure(ConfigError(message, status=status), settled=False)
 
 
 def _integer(digits: str) -> int | float:
@@ -210,10 +249,10 @@ def _is_error(status: int, payload: Mapping[str, Any]) -> bool:
     return bool(payload.get("error")) or payload.get("ok") is False
 
 
-def _unreadable(what: str, metadata: ResponseMetadata) -> TokenFailure:
+def _unreadable(what: str, metadata: ResponseMetadata, rescued: TokenSecret | None = None) -> TokenFailure:
     message = f"the provider answered {metadata.status} with a body that {what}"
     error = TransientError(message, status=metadata.status, retry_after=metadata.retry_after)
-    return TokenFailure(error, settled=metadata.status in {429, 503})
+    return TokenFailure(error, metadata.status in {429, 503}, rescued)
 
 
 def _read_error(
@@ -315,6 +354,8 @@ def _refresh_token(payload: Mapping[str, Any]) -> TokenSecret | None:
 
 def usable_secret(value: object) -> TokenSecret | None:
     """Give a secret of any text that can be sent again: not empty, and with an encoding."""
+    if isinstance(value, TokenSecret):
+        value = value.expose()
     if not isinstance(value, str) or not value:
         return None
     try:

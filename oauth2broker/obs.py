@@ -59,15 +59,23 @@ def record_flow_outcome(
     flow: FlowKind,
     outcome: FlowOutcome,
     *,
-    observers: Iterable[Observer],
+    observers: Iterable[Observer] = (),
     stage: str = "",
-    provider: ProviderId | None = None,
-    tenant: TenantId | None = None,
+    provider: str | None = None,
+    tenant: str | None = None,
     seconds: float | None = None,
     error: str | None = None,
 ) -> None:
     """Tell every observer; one that fails keeps the others and the flow from nothing."""
-    event = FlowEvent(flow, stage, outcome, provider, tenant, seconds, error)
+    event = FlowEvent(
+        flow,
+        stage,
+        outcome,
+        None if provider is None else ProviderId(provider),
+        None if tenant is None else TenantId(tenant),
+        seconds,
+        error,
+    )
     for observer in observers:
         try:
             observer.observe(event)
@@ -88,9 +96,9 @@ class FlowSpan:
         flow: FlowKind,
         stage: str,
         *,
-        observers: Iterable[Observer],
-        provider: ProviderId | None = None,
-        tenant: TenantId | None = None,
+        observers: Iterable[Observer] = (),
+        provider: str | None = None,
+        tenant: str | None = None,
     ) -> None:
         self.flow = flow
         self.stage = stage

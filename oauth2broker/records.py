@@ -56,8 +56,12 @@ class StoreKey:
     spread: float = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.family, TokenFamily):
+            raise ConfigError(f"family is a TokenFamily, not {type(self.family).__name__}")
+        checked_text("scope_fingerprint", self.scope_fingerprint)
         if self.resource is not None:
             checked_text("resource", self.resource)
+        object.__setattr__(self, "grant", checked_grant(self.grant))
         parts = [
             KEY_VERSION,
             self.family.tenant,
@@ -184,7 +188,8 @@ class TokenRecord(ShownByFields):
         Raises :class:`InsufficientScopeError` that names the missing tokens.
         """
         wanted = self.scope if scope is None else ScopeSet(scope)
-        missing = [token for token in wanted if token not in self.granted_scope]
+        granted = set(self.granted_scope)
+        missing = [token for token in wanted if token not in granted]
         if missing:
             raise InsufficientScopeError(f"scope not granted: {' '.join(missing)}")
         return self

@@ -25,6 +25,7 @@ from oauth2broker import (
     ProviderStrategy,
     SerializationError,
     StateMismatchError,
+    TransientError,
     TransportError,
 )
 from oauth2broker.testing import Fault, LoopbackProvider
@@ -473,8 +474,33 @@ def test_a_session_serves_one_of_eight_threads(
 
 
 @pytest.mark.parametrize(
+    "fault", [Fault.answer(503), Fault.answer(429), Fault.json(400, {"error": "temporarily_unavailable"})]
+)
+def test_a_session_serves_again_when_the_provider_said_that_it_did_nothing(
+    provider: LoopbackProvider, broker: Broker, session: AuthorizationSession, callback: str, fault: Fault
+) -> None:
+    """The code is not spent, so trying again, as a retryable error says, works."""
+    provider.inject(fault)
+    with pytest.raises(TransientError) as refused:
+        broker.complete_authorization(session, callback)
+    assert (refused.value.retryable, refused.value.reauthorize) == (True, False)
+    assert broker.complete_authorization(session, callback).access_token
+
+
+@pytest.mark.parametrize("fault", [Fault.lost_answer(), Fault.html()])
+def test_an_error_after_which_the_code_may_be_spent_says_start_again(
+    provider: LoopbackProvider, broker: Broker, session: AuthorizationSession, callback: str, fault: Fault
+) -> None:
+    """The same call cannot succeed; only another authorization can."""
+    provider.inject(fault)
+    with pytest.raises(BrokerError) as lost:
+        broker.complete_authorization(session, callback)
+    assert (lost.value.retryable, lost.value.reauthorize) == (False, True)
+
+
+@pytest.mark.parametrize(
     "fault",
-    [Fault.lost_answer(), Fault.answer(503), Fault.html(), Fault.json(400, {"error": "invalid_grant"})],
+    [Fault.lost_answer(), Fault.html(), Fault.json(400, {"error": "invalid_grant"})],
 )
 def test_a_session_whose_code_may_be_spent_does_not_serve_again(
     provider: LoopbackProvider, broker: Broker, session: AuthorizationSession, callback: str, fault: Fault

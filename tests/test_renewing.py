@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from oauth2broker import (
     AuthorizationRequiredError,
+    BackendError,
     Broker,
     BrokerError,
     CachedTokenRequest,
+    CompareAndSwapOutcome,
     ConfigError,
     GrantType,
     InvalidGrantError,
@@ -21,6 +24,7 @@ from oauth2broker import (
     ProviderStrategy,
     RevokedError,
     RotationPolicy,
+    StoreKey,
     TokenRecord,
     TokenSecret,
     TransientError,
@@ -517,6 +521,119 @@ def test_metrics_count_token_calls(broker: Broker, provider: LoopbackProvider, c
         broker.refresh_access_token(USER_REQUEST.force_refresh())
     metrics = broker.refresh_metrics
     assert (metrics.attempts, metrics.successes, metrics.failures) == (2, 1, 1)
+
+
+def test_a_provider_that_repeats_a_rejected_token_is_not_asked_by_every_caller(
+    broker: Broker, provider: LoopbackProvider
+) -> None:
+    """A hundred 401s make one call also where it brings nothing new; then it says when to come back."""
+    rejected = log_in(broker, provider)
+    same = rejected.access_token.expose()
+    provider.clear()
+    provider.latency = 0.02
+    provider.inject(Fault.rewrite(lambda payload: {**payload, "access_token": same}), times=200)
+    request = USER_REQUEST.rejecting(rejected)
+    crowd = Crowd(100, lambda: broker.refresh_access_token(request)).start().join()
+    assert crowd.results == []
+    assert {(type(error), getattr(error, "retry_after", None)) for error in crowd.errors} == {
+        (TransientError, 1.0)
+    }
+    assert provider.token_calls == 1
+    assert broker.refresh_access_token(USER_REQUEST).access_token.expose() == same
+
+
+def test_a_provider_that_renews_nothing_wants_the_user_when_the_token_has_expired(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """That is a login, not a mistake of the operator's."""
+    descriptor = provider.descriptor(grants={GrantType.AUTHORIZATION_CODE})
+    with Broker(descriptor, "demo-client", "demo-secret", clock=clock) as broker:
+        log_in(broker, provider)
+        clock.advance(HOUR - 30)
+        assert broker.refresh_access_token(USER_REQUEST)
+        expire(clock)
+        with pytest.raises(AuthorizationRequiredError):
+            broker.refresh_access_token(USER_REQUEST)
+
+
+class UntidyStore(MemoryStore):
+    """Lets its driver's exceptions out, once armed."""
+
+    armed: str | None = None
+
+    def fetch(self, key: StoreKey) -> TokenRecord | None:
+        self._fail("fetch")
+        return super().fetch(key)
+
+    def compare_and_swap_refresh(
+        self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
+    ) -> CompareAndSwapOutcome:
+        if replacement.attempted_at is None:
+            self._fail("swap")
+        return super().compare_and_swap_refresh(key, expected_refresh, replacement)
+
+    @contextmanager
+    def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
+        self._fail("lease")
+        with super().refresh_lease(key, timeout=timeout) as is_ours:
+            yield is_ours
+        self._fail("release")
+
+    def _fail(self, where: str) -> None:
+        if self.armed == where:
+            raise OSError(where)
+
+
+@pytest.mark.parametrize("where", ["fetch", "lease"])
+def test_what_a_store_lets_out_before_the_call_is_a_backend_error(
+    provider: LoopbackProvider, clock: ManualClock, where: str
+) -> None:
+    """FAULTS 9: no token is presented, and no driver's exception reaches the caller."""
+    store = UntidyStore()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
+        log_in(broker, provider)
+        expire(clock)
+        provider.clear()
+        store.armed = where
+        with pytest.raises(BackendError):
+            broker.refresh_access_token(USER_REQUEST)
+        assert provider.token_calls == 0
+
+
+def test_what_a_store_lets_out_after_the_call_loses_nothing(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 4: the new record is unsaved and served, and written when the store is well again."""
+    store = UntidyStore()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
+        log_in(broker, provider)
+        expire(clock)
+        store.armed = "swap"
+        renewed = broker.refresh_access_token(USER_REQUEST)
+        assert broker.unsaved == {renewed.key: renewed}
+        assert broker.refresh_access_token(USER_REQUEST) is renewed
+        store.armed = None
+        wait_for(lambda: not broker.unsaved)
+        assert store.fetch(renewed.key) == renewed
+        assert not store._leased
+
+
+def test_a_lease_that_cannot_be_released_hides_no_renewal(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """What was done under the lease is done."""
+    store = UntidyStore()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
+        log_in(broker, provider)
+        expire(clock)
+        store.armed = "release"
+        assert broker.refresh_access_token(USER_REQUEST) == stored(broker)
+
+
+def test_a_clock_without_a_time_zone_is_refused_at_once(provider: LoopbackProvider) -> None:
+    """Not when the first code has been spent."""
+    with pytest.raises(ConfigError, match="clock"):
+        Broker(provider.descriptor(), "demo-client", "demo-secret", clock=lambda: datetime(2026, 1, 1))
 
 
 class PausingStore(MemoryStore):

@@ -418,7 +418,8 @@ def test_no_secret_shows_when_the_provider_fails(stage: Stage, name: str) -> Non
     with stage.broker() as broker:
         stage.log_in(broker)
         for act in (stage.renew, stage.obtain, stage.log_in):
-            stage.provider.inject(fault)
+            is_asked_again = act == stage.obtain and name in {"lost", "reset"}
+            stage.provider.inject(fault, times=2 if is_asked_again else 1)
             assert type(act(broker)) is kind
             stage.see_what_is_left(broker)
         stage.provider.inject(fault)

@@ -302,7 +302,9 @@ UNREADABLE = [
     pytest.param(200, "application/json", b"null", "no object", id="null"),
     pytest.param(200, "application/json", b"42", "no object", id="number"),
     pytest.param(200, "application/json", b"true", "no object", id="true"),
-    pytest.param(200, "application/json", b'{"access_token": "\xff\xfe"}', "not JSON", id="not utf-8"),
+    pytest.param(
+        200, "application/json", b'{"access_token": "\xff\xfe"}', "no usable access_token", id="not utf-8"
+    ),
     pytest.param(200, "application/json", b"\xff\xfe\x00", "not JSON", id="half utf-16"),
     pytest.param(200, "application/json", b"\xef\xbb\xbf", "not JSON", id="only a BOM"),
     pytest.param(200, "application/json", b"\x00" * 64, "not JSON", id="zeros"),
@@ -1112,3 +1114,48 @@ def test_a_refresh_token_rescued_from_a_login_serves_the_same_request(
     record = broker.refresh_access_token(USER_REQUEST)
     assert record.scope == ScopeSet(SCOPE)
     assert provider.is_live(record.access_token.expose())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"access_token":"a-1","refresh_token":"new-1","name":"Jos\xe9"}',
+        b'{"access_token":"a-1","refresh_token":"new-1","name":"a\tb"}',
+    ],
+    ids=["a latin-1 byte", "a raw tab"],
+)
+def test_json_that_is_not_quite_is_read(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock, body: bytes
+) -> None:
+    """What one careless member spoils is that member, not the token."""
+    log_in(broker, provider)
+    provider.inject(Fault.garble(body))
+    record = broker.refresh_access_token(USER_REQUEST.force_refresh())
+    assert record.access_token.expose() == "a-1"
+    assert record.refresh_token is not None
+    assert record.refresh_token.expose() == "new-1"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"access_token":"a-1","refresh_token":"new-1"}\x00',
+        b')]}\',\n{"access_token":"a-1","refresh_token":"new-1"}',
+        b'<br>Notice: x {"access_token":"a-1","refresh_token" : "new-1"}',
+        b'{"refresh_token":"new-1","a":' + b"[" * 3000 + b"]" * 3000 + b"}",
+    ],
+    ids=["a trailing NUL", "a guard before it", "a notice before it", "very deep"],
+)
+def test_a_refresh_token_in_an_answer_that_cannot_be_parsed_is_kept(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock, body: bytes
+) -> None:
+    """FAULTS 17a: the provider has rotated; the only token that lives is in that text."""
+    log_in(broker, provider)
+    clock.advance(7200)
+    provider.inject(Fault.garble(body))
+    with pytest.raises(TransientError):
+        broker.refresh_access_token(USER_REQUEST)
+    stored = broker.store.fetch(broker.key_for(USER_REQUEST))
+    assert stored is not None
+    assert stored.refresh_token is not None
+    assert (stored.refresh_token.expose(), stored.attempted_at) == ("new-1", None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from oauth2broker.errors import ConfigError
 from oauth2broker.grants import GrantType
 from oauth2broker.ids import ProviderId, TenantId
 from oauth2broker.scopes import ScopeSet
@@ -24,10 +26,15 @@ class RateLimitContext:
 
 @dataclass(frozen=True, slots=True)
 class RetryDirective:
-    """When to come back: ``retry_after`` in seconds, and why."""
+    """When to come back: ``retry_after`` in seconds (clamped to 0 to an hour), and why."""
 
     retry_after: float
     reason: str = "rate limited"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.retry_after, int | float) or math.isnan(self.retry_after):
+            raise ConfigError("retry_after is a number of seconds")
+        object.__setattr__(self, "retry_after", min(max(float(self.retry_after), 0.0), 3600.0))
 
 
 class RateLimitDecision:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import cast
 
@@ -15,10 +15,9 @@ from oauth2broker.errors import (
     AuthorizationError,
     BrokerError,
     ConfigError,
-    TransportError,
 )
 from oauth2broker.flows.callback import Callback
-from oauth2broker.flows.session import SESSION_LIFETIME, AuthorizationSession
+from oauth2broker.flows.session import AuthorizationSession
 from oauth2broker.flows.singleflight import Outcome
 from oauth2broker.flows.tools import Tools
 from oauth2broker.grants import GrantType
@@ -50,6 +49,7 @@ class AuthorizationFlow:
         *,
         resource: str | None,
         extra_params: Mapping[str, str] | None,
+        lifetime: timedelta,
     ) -> AuthorizationSession:
         """Make a session and the URL to send the user to."""
         descriptor, client_id = self._endpoint.descriptor, self._endpoint.client.client_id
@@ -81,7 +81,7 @@ class AuthorizationFlow:
             code_verifier=verifier,
             code_challenge=challenge,
             authorize_url=oauth.build_authorization_url(endpoint, params),
-            expires_at=self._tools.clock() + SESSION_LIFETIME,
+            expires_at=self._tools.clock() + lifetime,
         )
 
     def complete(self, session: AuthorizationSession, callback: Callback | str) -> TokenRecord:
@@ -171,9 +171,11 @@ class AuthorizationFlow:
         sent_at: datetime,
         lease: ExitStack,
     ) -> None:
-        """Give the session back when nothing went out; keep a refresh token that came all the same."""
-        if isinstance(failure.error, TransportError) and not failure.error.sent:
+        """Say whether the code can be tried again; keep a refresh token that came all the same."""
+        if failure.settled and failure.error.retryable:
             session.release()
+        elif failure.error.retryable:  # the code may be spent: the same call will not succeed
+            failure.error.retryable, failure.error.reauthorize = False, True
         if failure.refresh_token is None:
             return
         rescued = TokenRecord(

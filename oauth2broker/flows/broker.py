@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
@@ -21,12 +21,13 @@ from oauth2broker.flows.keeper import Keeper
 from oauth2broker.flows.refresh import RefreshFlow
 from oauth2broker.flows.request import CachedTokenRequest
 from oauth2broker.flows.revocation import RevocationFlow
-from oauth2broker.flows.session import AuthorizationSession
+from oauth2broker.flows.session import SESSION_LIFETIME, AuthorizationSession
 from oauth2broker.flows.singleflight import Flights
 from oauth2broker.flows.token_endpoint import TokenEndpoint, Transport
 from oauth2broker.flows.tools import Tools
 from oauth2broker.forking import forget_in_children
 from oauth2broker.grants import GrantType
+from oauth2broker.ids import TenantId
 from oauth2broker.oauth import Client
 from oauth2broker.obs import FlowKind, FlowSpan, Observer, RefreshMetrics
 from oauth2broker.provider.descriptor import ClientAuthMethod, ProviderDescriptor
@@ -34,10 +35,13 @@ from oauth2broker.provider.strategy import DefaultProviderStrategy, ProviderStra
 from oauth2broker.records import StoreKey, TokenFamily, TokenRecord, checked_grant, checked_text
 from oauth2broker.secret import TokenSecret, wrap_secret
 from oauth2broker.stores.base import BrokerStore
+from oauth2broker.stores.file import FileStore
+from oauth2broker.stores.guarded import GuardedStore
 from oauth2broker.stores.memory import MemoryStore
 from oauth2broker.transports.base import TokenHttpClient, TransportErrorMapper
 
 _KEYS_KEPT = 4096
+_KEEP_THE_CONTRACT = (MemoryStore, FileStore)
 
 
 def utc_now() -> datetime:
@@ -74,6 +78,8 @@ class Broker:
         if isinstance(secret, ConfigError):
             raise secret
         client = _checked_client(descriptor, client_id, secret)
+        if clock().utcoffset() is None:
+            raise ConfigError("clock gives aware datetimes")
         self._store = MemoryStore() if store is None else store
         self._descriptor = descriptor
         self._observers = tuple(observers)
@@ -84,9 +90,10 @@ class Broker:
         strategy = DefaultProviderStrategy() if strategy is None else strategy
         bounds = Bounds()
         endpoint = TokenEndpoint(descriptor, strategy, client, self._transport.get, rate_limit)
-        self._keeper = Keeper(self._store, bounds)
+        guarded = self._store if type(self._store) in _KEEP_THE_CONTRACT else GuardedStore(self._store)
+        self._keeper = Keeper(guarded, bounds)
         self._flights = Flights(bounds.join)
-        tools = Tools(self._store, self._keeper, endpoint, self._flights, self._metrics, clock, bounds)
+        tools = Tools(guarded, self._keeper, endpoint, self._flights, self._metrics, clock, bounds)
         self._authorization = AuthorizationFlow(tools)
         self._refresh = RefreshFlow(tools)
         self._client_credentials = ClientCredentialsFlow(tools)
@@ -126,15 +133,22 @@ class Broker:
         *,
         resource: str | None = None,
         extra_params: Mapping[str, str] | None = None,
+        lifetime: timedelta = SESSION_LIFETIME,
     ) -> AuthorizationSession:
         """Begin an authorization (RFC 6749 section 4.1.1) with fresh state and PKCE (RFC 7636, S256).
 
         ``resource`` is an RFC 8707 resource indicator. ``extra_params`` join the URL; they may not override
-        a parameter that we set. Raises :class:`ConfigError`.
+        a parameter that we set. The session serves for ``lifetime``. Raises :class:`ConfigError`.
         """
         with self._span(FlowKind.AUTHORIZATION_CODE, "start_authorization", tenant):
             return self._authorization.start(
-                tenant, principal, scope, redirect_uri, resource=resource, extra_params=extra_params
+                tenant,
+                principal,
+                scope,
+                redirect_uri,
+                resource=resource,
+                extra_params=extra_params,
+                lifetime=lifetime,
             )
 
     def complete_authorization(
@@ -156,7 +170,8 @@ class Broker:
 
         Replaces a tombstone. A stored refresh token is kept when none comes, unless the id tokens show
         another user. Raises :class:`InvalidGrantError` when the provider refuses the code,
-        :class:`TransientError` or :class:`TransportError` when there is no answer, :class:`StoreError`.
+        :class:`TransientError` or :class:`TransportError` when there is no answer (one that is not
+        ``retryable`` means that the code may be spent: start again), :class:`StoreError`.
         """
         secret = usable_secret(code)
         del code  # from here on nothing plain is in this frame
@@ -193,7 +208,7 @@ class Broker:
             return self._client_credentials.serve(request, key)
 
     def revoke(
-        self, request: CachedTokenRequest, grant: GrantType = GrantType.AUTHORIZATION_CODE
+        self, request: CachedTokenRequest, grant: str = GrantType.AUTHORIZATION_CODE
     ) -> TokenRecord | None:
         """End a grant at the provider (RFC 7009, where it has an endpoint) and in the store.
 
@@ -204,9 +219,7 @@ class Broker:
         """
         return self._revocation.revoke(self.key_for(request, grant))
 
-    def key_for(
-        self, request: CachedTokenRequest, grant: GrantType = GrantType.AUTHORIZATION_CODE
-    ) -> StoreKey:
+    def key_for(self, request: CachedTokenRequest, grant: str = GrantType.AUTHORIZATION_CODE) -> StoreKey:
         """Give the key under which the answer to ``request`` is stored."""
         return self._key(request.tenant, request.principal, request.scope, request.resource, grant)
 
@@ -234,10 +247,12 @@ class Broker:
             raise ConfigError("a token is kept under the grant that it was obtained by")
         return StoreKey(family, scope.fingerprint, resource, checked_grant(grant))
 
-    def _span(self, flow: FlowKind, stage: str, tenant: Any) -> AbstractContextManager[object]:
+    def _span(self, flow: FlowKind, stage: str, tenant: str) -> AbstractContextManager[object]:
         if not self._observers:
             return nullcontext()
-        return FlowSpan(flow, stage, observers=self._observers, provider=self._descriptor.id, tenant=tenant)
+        return FlowSpan(
+            flow, stage, observers=self._observers, provider=self._descriptor.id, tenant=TenantId(tenant)
+        )
 
 
 class _LazyTransport:

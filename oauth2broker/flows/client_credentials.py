@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from oauth2broker.answers import TokenAnswer, TokenFailure, build_record
-from oauth2broker.errors import BrokerError, RevokedError, StoreError, TransientError
+from oauth2broker.errors import BrokerError, RevokedError, StoreError, TransientError, TransportError
 from oauth2broker.flows.cached import CachedTokenFlow, back_off, is_newer_and_serves
 from oauth2broker.flows.request import CachedTokenRequest
 from oauth2broker.flows.singleflight import Outcome
@@ -20,7 +20,7 @@ from oauth2broker.secret import TokenSecret
 
 
 class ClientCredentialsFlow(CachedTokenFlow):
-    """Serves service tokens. Nothing in them is single-use, so an answer that is lost is asked for again."""
+    """Serves service tokens. Nothing in them is single-use, so a lost answer is asked for once more."""
 
     def may_renew_ahead(self, request: CachedTokenRequest, record: TokenRecord, now: datetime) -> bool:
         return seconds_to_back_off(record, self._tools.bounds, now) <= 0
@@ -64,6 +64,8 @@ class ClientCredentialsFlow(CachedTokenFlow):
         call = endpoint.prepare(grant, params)
         sent_at = self._clock()
         result = endpoint.send(call)
+        if isinstance(result, TokenFailure) and _was_lost(result.error):
+            result = endpoint.send(call)  # lost on the way; nothing in it is single-use
         if isinstance(result, TokenFailure):
             self._note_failure(request, key, stale, result.error)
             raise result.error
@@ -74,6 +76,8 @@ class ClientCredentialsFlow(CachedTokenFlow):
             issued_at=sent_at,
             default_expires_in=endpoint.descriptor.default_expires_in,
         )
+        if request.rejects(record):  # a provider that repeats itself is not asked by every caller
+            record = replace(record, **back_off(0, TransientError(), self._tools.bounds, sent_at))
         no_lease = ExitStack()  # a record that cannot be stored keeps nobody else from obtaining one
         self._keeper.put(lambda: self._store.save(record), record, stale, no_lease)
         return Outcome(record, renewed=True)
@@ -100,6 +104,10 @@ class ClientCredentialsFlow(CachedTokenFlow):
             self._store.save(noted)
         except StoreError as failed:
             logger.warning("a failure could not be noted: %s", type(failed).__name__)
+
+
+def _was_lost(error: BrokerError) -> bool:
+    return isinstance(error, TransportError) and error.sent
 
 
 def _without_refresh_token(came: TokenAnswer) -> TokenAnswer:

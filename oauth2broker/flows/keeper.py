@@ -134,9 +134,12 @@ class Keeper:
         if unsaved is not None:
             self._require_try()
             self._write(unsaved)
-        with ExitStack() as stack:
-            is_ours = stack.enter_context(self._store.refresh_lease(key, timeout=timeout))
+        stack = ExitStack()
+        is_ours = stack.enter_context(self._store.refresh_lease(key, timeout=timeout))
+        try:
             yield stack if is_ours else None
+        finally:
+            _let_go(stack)
 
     def _require_try(self) -> None:
         """A store that is down is asked once in a while, not by every caller."""
@@ -161,7 +164,7 @@ class Keeper:
             if is_there:
                 del self.unsaved[digest]
         if is_there:
-            unsaved.lease.close()
+            _let_go(unsaved.lease)
 
     def _write_all(self) -> None:
         for unsaved in list(self.unsaved.values()):
@@ -188,6 +191,14 @@ class Keeper:
                 if not self.unsaved:
                     atexit.unregister(self._write_all)
                 return
+
+
+def _let_go(lease: ExitStack) -> None:
+    """Release a lease; that it fails must not hide what was done under it."""
+    try:
+        lease.close()
+    except StoreError as error:
+        logger.warning("a lease could not be released (%s)", type(error).__name__)
 
 
 def write_surely(write: Callable[[], Written], seconds: float) -> Written:

@@ -121,7 +121,8 @@ class _Renewal:
     def _require_renewable(self, record: TokenRecord) -> TokenSecret:
         if record.refresh_token is None:
             raise AuthorizationRequiredError("the token no longer serves and there is no refresh token")
-        self.tools.endpoint.descriptor.require_grant(GrantType.REFRESH_TOKEN)
+        if GrantType.REFRESH_TOKEN not in self.tools.endpoint.descriptor.grants:
+            raise AuthorizationRequiredError("the token no longer serves and this provider renews none")
         return record.refresh_token
 
     def _require_turn(self, record: TokenRecord, now: datetime) -> None:
@@ -167,6 +168,9 @@ class _Renewal:
             default_expires_in=self.tools.endpoint.descriptor.default_expires_in,
             previous=attempted,
         )
+        if self.request.rejects(record):  # a provider that repeats itself is not asked by every caller
+            noted = back_off(attempted.failures, TransientError(), self.tools.bounds, sent_at)
+            record = replace(record, **noted)
         outcome = self._swap_surely(attempted, record)
         self.tools.metrics.count_end(success=outcome in {CompareAndSwapOutcome.UPDATED, None})
         match outcome:

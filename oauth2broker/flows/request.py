@@ -71,7 +71,7 @@ class CachedTokenRequest(ShownByFields):
         put(self, "rejected", rejected)
 
     def force_refresh(self) -> Self:
-        """Give a request that is only content with a token obtained after it was made."""
+        """Give a request that wants another token than the one stored when it is made use of."""
         return replace(self, force=True)
 
     def rejecting(self, record: TokenRecord) -> Self:

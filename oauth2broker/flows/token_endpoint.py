@@ -10,7 +10,7 @@ from datetime import datetime
 from oauth2broker import answers, oauth
 from oauth2broker.answers import TokenAnswer, TokenFailure
 from oauth2broker.errors import BrokerError, ConfigError, TransientError, TransportError
-from oauth2broker.ext.rate_limit import Delay, RateLimitContext, RateLimitPolicy
+from oauth2broker.ext.rate_limit import Delay, RateLimitContext, RateLimitPolicy, RetryDirective
 from oauth2broker.grants import GrantType
 from oauth2broker.oauth import Client
 from oauth2broker.obs import logger
@@ -20,7 +20,6 @@ from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.scopes import ScopeSet
 from oauth2broker.secret import TokenSecret
 from oauth2broker.transports.base import (
-    MAX_RETRY_AFTER,
     HttpRequest,
     HttpResponse,
     ResponseMetadata,
@@ -71,16 +70,19 @@ class TokenEndpoint:
         family = key.family
         context = RateLimitContext(family.tenant, family.provider, scope, grant, now)
         failed: str | None = None
+        delay: RetryDirective | None = None
         try:
             decision = self._rate_limit.evaluate(context)
+            if isinstance(decision, Delay):
+                delay = RetryDirective(decision.directive.retry_after, decision.directive.reason)
+        except BrokerError:
+            raise
         except Exception as raised:  # noqa: BLE001 - a policy may raise anything
             failed = type(raised).__name__
         if failed is not None:
             raise ConfigError(f"the rate limit policy failed ({failed})")
-        if isinstance(decision, Delay):
-            directive = decision.directive
-            seconds = min(max(directive.retry_after, 0.0), MAX_RETRY_AFTER)
-            raise TransientError(f"not called: {directive.reason}", retry_after=seconds)
+        if delay is not None:
+            raise TransientError(f"not called: {delay.reason}", retry_after=delay.retry_after)
 
     def prepare(self, grant: GrantType, params: Mapping[str, str | TokenSecret]) -> PreparedCall:
         """Build the token request that presents ``params``; raises what keeps it from being built."""
@@ -95,7 +97,12 @@ class TokenEndpoint:
         response = self._send(call.grant, call.request)
         if isinstance(response, TokenFailure):
             return response
-        return answers.read_token_answer(response, call.grant, self.descriptor, self.strategy, call.secrets)
+        try:
+            return answers.read_token_answer(
+                response, call.grant, self.descriptor, self.strategy, call.secrets
+            )
+        except Exception as raised:  # noqa: BLE001 - the last guard of an answer that may hold a new token
+            return TokenFailure(TransientError(f"no sense in the answer ({type(raised).__name__})"), False)
 
     def revoke(self, record: TokenRecord) -> None:
         """Revoke the grant of ``record`` at the provider (RFC 7009); does nothing where it has no endpoint.
@@ -138,12 +145,13 @@ class TokenEndpoint:
     def _send(self, grant: GrantType, request: HttpRequest) -> HttpResponse | TokenFailure:
         transport, slot = self._transport(), ResponseMetadataSlot()
         try:
-            response: object = transport.client.send(request, slot)
+            response = transport.client.send(request, slot)
         except Exception as raised:  # noqa: BLE001 - a transport may raise anything
             return self._failure(transport.mapper, grant, slot.take(), raised)
-        if isinstance(response, HttpResponse):
+        is_one = isinstance(response, HttpResponse)
+        if is_one and type(response.status) is int and type(response.body) is bytes:
             return response
-        error = TransportError(f"the transport gave no HttpResponse but {type(response).__name__}")
+        error = TransportError(f"the transport gave no whole HttpResponse but {type(response).__name__}")
         return TokenFailure(error, settled=False)
 
     def _failure(

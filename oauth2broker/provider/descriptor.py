@@ -56,8 +56,9 @@ class ProviderDescriptor(ShownByFields):
     and ``token_params`` are static extra parameters. ``rotation`` and ``reuse_grace`` (how long a spent
     refresh token still gets an answer, None: not at all) decide when a refresh token whose answer was lost
     may be presented again; a provider not known to keep its refresh tokens is treated as one that rotates.
-    ``default_expires_in`` stands for a missing lifetime; None then means that the token never expires until
-    it is refused. ``iss_required``: a callback without ``iss`` is refused (RFC 9207 section 2.4).
+    ``default_expires_in`` stands for a lifetime that is missing or not positive; None then means that the
+    token never expires until it is refused. ``iss_required``: a callback without ``iss`` is refused (RFC
+    9207 section 2.4).
 
     Raises :class:`ConfigError` that says what to change.
     """

@@ -48,6 +48,9 @@ _KINDS = {
     "login_required": ProviderErrorKind.INTERACTION_REQUIRED,
     "consent_required": ProviderErrorKind.INTERACTION_REQUIRED,
     "account_selection_required": ProviderErrorKind.INTERACTION_REQUIRED,
+    "invalid_request": ProviderErrorKind.CONFIG,
+    "unsupported_grant_type": ProviderErrorKind.CONFIG,
+    "invalid_target": ProviderErrorKind.CONFIG,  # RFC 8707 section 2
     "server_error": ProviderErrorKind.TRANSIENT,
     "temporarily_unavailable": ProviderErrorKind.TRANSIENT,
     "slow_down": ProviderErrorKind.TRANSIENT,

@@ -30,6 +30,7 @@ def _fetch(method: str, url: str, form: str | None = None) -> tuple[int, str | N
     parts = urlsplit(url)
     headers = {} if form is None else {"Content-Type": "application/x-www-form-urlencoded"}
     with closing(http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT)) as connection:
+        connection.set_debuglevel(0)  # the code comes back here
         connection.request(method, f"{parts.path}?{parts.query}", form, headers)
         with connection.getresponse() as response:
             page = response.read().decode()

@@ -43,8 +43,10 @@ class HttpResponse:
     body: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        lowered = {name.lower(): value for name, value in self.headers.items()}
+        lowered = {str(name).lower(): str(value) for name, value in self.headers.items()}
         object.__setattr__(self, "headers", lowered)
+        if isinstance(self.body, bytearray | memoryview):
+            object.__setattr__(self, "body", bytes(self.body))
 
 
 @dataclass(frozen=True, slots=True)

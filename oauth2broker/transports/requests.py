@@ -8,6 +8,7 @@ import time
 from contextvars import ContextVar
 from http.client import HTTPResponse as ClientResponse
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -15,6 +16,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError
+from urllib3.util.connection import create_connection
 
 from oauth2broker.errors import BrokerError, ConfigError, TransientError, TransportError
 from oauth2broker.forking import forget_in_children
@@ -68,7 +70,7 @@ class RequestsHttpClient:
             raise ConfigError(f"timeouts are at most {CONNECT_SECONDS:g} and {TOTAL_SECONDS:g} seconds")
         self._verify = verify
         self._cert = cert
-        self._proxies = proxies or {}
+        self._proxies = dict(proxies or {})
         self._connect_timeout = connect_timeout
         self._total_timeout = total_timeout
         self._pooled = _DeadlineAdapter(pool_maxsize=_POOLED)
@@ -129,8 +131,9 @@ class RequestsHttpClient:
     def _settings(self, url: str) -> dict[str, Any]:
         """Give proxies and certificates, with what the environment says of them."""
         session = requests.Session()
-        session.trust_env = url.startswith("https")  # a proxy would read what goes to a loopback host
-        return dict(session.merge_environment_settings(url, self._proxies, True, self._verify, self._cert))
+        session.trust_env = urlsplit(url).scheme == "https"  # a proxy would read what goes to loopback
+        proxies = dict(self._proxies)  # a copy, because requests adds the environment's to it
+        return dict(session.merge_environment_settings(url, proxies, True, self._verify, self._cert))
 
 
 class RequestsTransportErrorMapper:
@@ -249,6 +252,21 @@ class _DeadlineMixin(HTTPConnection):
         if time.monotonic() > self._deadline:
             self.close()
             raise ConnectTimeoutError(self, f"connecting took more than {seconds} seconds")
+
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first address that answers, all of them together within the deadline."""
+        failed: OSError = TimeoutError("connecting took too long")
+        for *_, address in socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM):
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                return create_connection(
+                    (str(address[0]), self.port), left, self.source_address, self.socket_options
+                )
+            except OSError as error:
+                failed = error
+        raise failed
 
     def send(self, data: Any) -> None:
         if self.sock is None:

@@ -355,3 +355,16 @@ def test_responses_mocks_serve_the_broker() -> None:
         mocked.post(endpoint, json={"access_token": "mocked", "token_type": "Bearer", "expires_in": 60})
         assert broker.client_credentials(SERVICE_REQUEST).access_token.expose() == "mocked"
         assert str(mocked.calls[0].request.headers["Authorization"]).startswith("Basic ")
+
+
+def test_one_send_says_nothing_to_the_next(
+    client: RequestsHttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: proxies that the environment names for https stay out of what goes to this machine."""
+    with SocketServer(answering(answer(200, b"{}"))) as server:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
+        settings = client._settings("HTTPS://idp.example/token")
+        assert settings["proxies"]["https"] == "http://127.0.0.1:9"
+        assert send(client, server.url).body == b"{}"
+        client.close()
