@@ -121,17 +121,15 @@ def parsed(response: HttpResponse) -> Mapping[str, Any]:
     """Read a JSON object or a form, independently of the library; else give nothing."""
     text = response.body.decode(json.detect_encoding(response.body), "replace")
     try:
-        members = json.loads(text, strict=False)
-        if not isinstance(members, dict):
-            raise ValueError
-    except (ValueError, RecursionError):
+        members = dict(json.loads(text, strict=False).items())
+    except (ValueError, RecursionError, AttributeError):
         found = re.search(r'"refresh_token"\s*:\s*"([^"\\]*)"', text)
         if found is not None and 200 <= response.status < 300:
             return {"refresh_token": found[1]}
         if "application/x-www-form-urlencoded" in response.headers.get("content-type", ""):
             return dict(parse_qsl(response.body.decode("utf-8", "replace")))
         return {}
-    return dict(members)
+    return members
 
 
 def assert_usable(record: TokenRecord, clock: ManualClock) -> None:

@@ -69,7 +69,9 @@ class CachedTokenFlow(ABC):
         if outcome is None:
             return record
         found = answer(request, outcome, record, self._clock())
-        return record if found is None else _given(found)
+        if found is None:  # it no longer works: that took long
+            return self._renew_first(request, key, record)
+        return _given(found)
 
     def _renew_first(
         self, request: CachedTokenRequest, key: StoreKey, seen: TokenRecord | None
@@ -101,8 +103,7 @@ def answer(
     """
     record = outcome.record
     if record is not None and (outcome.renewed or request.window_at(record, now) is not Need.MANDATORY):
-        unwanted = request.rejects(record) or (request.force and not is_other(record, seen))
-        if not unwanted:
+        if _contents(request, outcome, record, seen):
             return record
     return outcome.error
 
@@ -112,6 +113,16 @@ def is_other(record: TokenRecord, seen: TokenRecord | None) -> bool:
     if seen is None:
         return True
     return record.access_token != seen.access_token or record.issued_at != seen.issued_at
+
+
+def _contents(
+    request: CachedTokenRequest, outcome: Outcome, record: TokenRecord, seen: TokenRecord | None
+) -> bool:
+    """Whether who insists on another token gets one, and none older than the caller has seen itself."""
+    if request.rejects(record) or (request.force and not is_other(record, seen)):
+        return False
+    insists = request.force or request.rejected is not None
+    return outcome.renewed or not insists or seen is None or record.issued_at >= seen.issued_at
 
 
 def is_newer_and_serves(

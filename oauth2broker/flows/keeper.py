@@ -55,6 +55,7 @@ class Keeper:
         self._store = store
         self._bounds = bounds
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._closed = threading.Event()
         self._writer: threading.Thread | None = None
         self._tried_at = -math.inf
@@ -125,6 +126,7 @@ class Keeper:
         self._inherited = self.unsaved
         self.unsaved = {}
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._closed = threading.Event()
         self._writer = None
 
@@ -148,7 +150,19 @@ class Keeper:
         self._tried_at = time.monotonic()
 
     def _write(self, unsaved: Unsaved) -> None:
-        """Write ``unsaved`` unless somebody else has put another record there."""
+        """Write ``unsaved`` unless somebody else has put another record there. One thread at a time.
+
+        Else a slow one could still write what another has written, and what came after it.
+        """
+        if not self._writing.acquire(blocking=False):
+            raise BackendError("an unsaved record is being written at this moment")
+        try:
+            if self.unsaved.get(unsaved.record.key.digest) is unsaved:
+                self._replace(unsaved)
+        finally:
+            self._writing.release()
+
+    def _replace(self, unsaved: Unsaved) -> None:
         key, replaced = unsaved.record.key, unsaved.replaced
         if unsaved.stands_for(self._store.fetch(key)):
             if replaced is None or replaced.revoked_at is not None or replaced.refresh_token is None:
