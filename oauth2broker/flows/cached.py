@@ -102,10 +102,10 @@ def answer(
     A record that answers the request, else the flight's error, else None: another flight may bring more.
     """
     record = outcome.record
-    if record is not None and (outcome.renewed or request.window_at(record, now) is not Need.MANDATORY):
-        if _contents(request, outcome, record, seen):
-            return record
-    return outcome.error
+    if record is None:
+        return outcome.error
+    works = outcome.renewed or request.window_at(record, now) is not Need.MANDATORY
+    return record if works and _contents(request, outcome, record, seen) else outcome.error
 
 
 def is_other(record: TokenRecord, seen: TokenRecord | None) -> bool:

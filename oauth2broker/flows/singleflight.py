@@ -37,11 +37,14 @@ class Flight:
 
 
 class Flights:
-    """The flights of one broker. Holds nothing for a key between flights."""
+    """The flights of one broker. Holds nothing for a key between flights.
+
+    Entering is one ``setdefault``, which is atomic; leaving is done by the leader alone. So there is no lock
+    that an interrupted thread could keep.
+    """
 
     def __init__(self, longest_wait: float) -> None:
         self._longest_wait = longest_wait
-        self._lock = threading.Lock()
         self._under_way: dict[str, Flight] = {}
         forget_in_children(self)
 
@@ -50,52 +53,43 @@ class Flights:
 
     def join_or_lead(self, key: StoreKey, work: Work) -> Outcome:
         """Give the outcome of the flight of ``key``: the one under way, or else one that does ``work``."""
-        return self._run(key, work, joins=True)
-
-    def lead_if_none(self, key: StoreKey, work: Work) -> Outcome | None:
-        """Do ``work`` in a flight of its own; None, at once, when one is under way."""
-        mine = Flight()
-        try:
-            return self._lead(mine, work) if self._enter(key, mine) is mine else None
-        finally:
-            self._leave(key, mine)
+        outcome = self._run(key, work, joins=True)
+        assert outcome is not None  # noqa: S101 - who waits gets one
+        return outcome
 
     def lead(self, key: StoreKey, work: Work) -> Outcome:
         """Do ``work`` in a flight of its own, after any that is under way."""
-        return self._run(key, work, joins=False)
+        outcome = self._run(key, work)
+        assert outcome is not None  # noqa: S101 - who waits gets one
+        return outcome
+
+    def lead_if_none(self, key: StoreKey, work: Work) -> Outcome | None:
+        """Do ``work`` in a flight of its own; None, at once, when one is under way."""
+        return self._run(key, work, waits=False)
 
     def forget_after_fork(self) -> None:
         """Their leaders are threads of the parent."""
-        self._lock = threading.Lock()
         self._under_way = {}
 
-    def _run(self, key: StoreKey, work: Work, *, joins: bool) -> Outcome:
+    def _run(self, key: StoreKey, work: Work, *, joins: bool = False, waits: bool = True) -> Outcome | None:
         deadline = time.monotonic() + self._longest_wait
         mine = Flight()
         try:
-            while (other := self._enter(key, mine)) is not mine:
+            while (other := self._under_way.setdefault(key.digest, mine)) is not mine:
+                if other.leader == mine.leader:
+                    raise ConfigError("a hook, store or transport called the broker for the key it works on")
+                if not waits:
+                    return None
                 if not other.ended.wait(max(0.0, deadline - time.monotonic())):
                     raise TransientError("another thread's renewal of this token did not end in time")
                 if joins and other.outcome is not None:
                     return other.outcome
-            return self._lead(mine, work)
+            mine.outcome = outcome = work()
+            return outcome
         finally:
-            self._leave(key, mine)
-
-    @staticmethod
-    def _lead(mine: Flight, work: Work) -> Outcome:
-        mine.outcome = outcome = work()
-        return outcome
-
-    def _enter(self, key: StoreKey, mine: Flight) -> Flight:
-        with self._lock:
-            flight = self._under_way.setdefault(key.digest, mine)
-        if flight is not mine and flight.leader == mine.leader:
-            raise ConfigError("a hook, store or transport called the broker for the key it is working on")
-        return flight
-
-    def _leave(self, key: StoreKey, mine: Flight) -> None:
-        with self._lock:
-            if self._under_way.get(key.digest) is mine:
-                del self._under_way[key.digest]
-        mine.ended.set()
+            try:  # no call up to the deletion, and so no place for an interrupt
+                if self._under_way[key.digest] is mine:
+                    del self._under_way[key.digest]
+            except KeyError:
+                pass  # it was somebody else's, who has left
+            mine.ended.set()

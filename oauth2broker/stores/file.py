@@ -34,6 +34,7 @@ _POLL_SECONDS = 0.01
 _SETTLED_NS = 2_000_000_000  # a file younger than this may change without looking different
 _MOST_CACHED = 10_000
 _REPLACE_TRIES = 50
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 _Identity = tuple[int, int, int, int]
 
@@ -200,7 +201,7 @@ class FileStore(BrokerStore):
         folder = os.path.join(self._folder, _LOCKS)
         lock: FileLock | None = None
         try:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
+            _make_folder(folder)
             lock = FileLock(
                 os.path.join(folder, f"{name}.lock"),
                 mode=0o600,
@@ -230,7 +231,7 @@ class FileStore(BrokerStore):
 def _own_folder(path: str) -> str:
     """Give ``path``, a folder that nobody else can enter, made if it was missing."""
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        _make_folder(path)
         found = os.stat(path)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"{path} is not a folder") from None
@@ -244,13 +245,20 @@ def _own_folder(path: str) -> str:
     return path
 
 
+def _make_folder(path: str) -> None:
+    """Make ``path`` for its owner alone, whatever the umask says; leave one that is there as it is."""
+    if not os.path.isdir(path):
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        os.chmod(path, 0o700)
+
+
 def _load(path: str) -> _Loaded | StoreError | None:
     """Give what is in a file, None when it is not there, or what is wrong.
 
     Never raises, so that no traceback holds the text.
     """
     try:
-        with open(path, "rb") as file:
+        with open(os.open(path, os.O_RDONLY | _NO_LINKS), "rb") as file:
             found = os.fstat(file.fileno())
             text = file.read()
     except FileNotFoundError:
@@ -272,9 +280,10 @@ def _identity(found: os.stat_result) -> _Identity:
 def _write(path: str, record: TokenRecord) -> OSError | None:
     """Write ``record`` to ``path`` and through to the disk. Gives what went wrong (see :func:`_load`)."""
     text = record.to_json().encode("ascii")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
     try:
-        with open(os.open(path, flags, 0o600), "wb") as file:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_LINKS, 0o600), "wb") as file:
+            if os.name == "posix":
+                os.fchmod(file.fileno(), 0o600)  # whatever the umask, or a left-over file, says
             file.write(text)
             file.flush()
             _sync(file.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -29,8 +30,7 @@ class MemoryStore(BrokerStore):
     def __init__(self) -> None:
         self._records: dict[str, TokenRecord] = {}
         self._lock = threading.Lock()
-        self._leased: set[str] = set()
-        self._lease_freed = threading.Condition()
+        self._leased: dict[str, threading.Event] = {}  # by key, what its holder sets when it lets go
         forget_in_children(self)
 
     def fetch(self, key: StoreKey) -> TokenRecord | None:
@@ -76,25 +76,25 @@ class MemoryStore(BrokerStore):
 
     @contextmanager
     def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
-        if not self._take_lease(key.digest, timeout):
-            yield False
-            return
+        freed = threading.Event()
         try:
-            yield True
+            yield self._take_lease(key.digest, freed, timeout)
         finally:
-            with self._lease_freed:
-                self._leased.discard(key.digest)
-                self._lease_freed.notify_all()
+            try:
+                if self._leased[key.digest] is freed:  # no call up to here, so no place for an interrupt
+                    del self._leased[key.digest]
+            except KeyError:
+                pass  # it was somebody else's, who has let go
+            freed.set()
 
     def forget_after_fork(self) -> None:
         """Locks and leases are the parent's."""
         self._lock = threading.Lock()
-        self._leased = set()
-        self._lease_freed = threading.Condition()
+        self._leased = {}
 
-    def _take_lease(self, digest: str, timeout: float) -> bool:
-        with self._lease_freed:
-            if not self._lease_freed.wait_for(lambda: digest not in self._leased, timeout):
+    def _take_lease(self, digest: str, freed: threading.Event, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while (holder := self._leased.setdefault(digest, freed)) is not freed:
+            if not holder.wait(max(0.0, deadline - time.monotonic())):
                 return False
-            self._leased.add(digest)
-            return True
+        return True
