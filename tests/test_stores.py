@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
-from oauth2broker import BrokerStore, FileStore, MemoryStore
+import pytest
+
+from oauth2broker import (
+    ANY,
+    BrokerStore,
+    CompareAndSwapOutcome,
+    FileStore,
+    MemoryStore,
+    StoreKey,
+    TokenRecord,
+    TokenSecret,
+)
+from oauth2broker.stores.base import ExpectedRefresh
 from oauth2broker.testing import StoreContract
 
 
@@ -23,3 +39,75 @@ class TestMemoryStore(StoreContract):
 
     def open_store(self, place: Path) -> BrokerStore:
         return self.__dict__.setdefault(str(place), MemoryStore())  # type: ignore[no-any-return]
+
+
+class ForgetfulSwap(MemoryStore):
+    """Swaps without looking."""
+
+    def compare_and_swap_refresh(
+        self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
+    ) -> CompareAndSwapOutcome:
+        self.save(replacement)
+        return CompareAndSwapOutcome.UPDATED
+
+
+class RacingSwap(MemoryStore):
+    """Looks and swaps in two steps, with room for another thread between them."""
+
+    def compare_and_swap_refresh(
+        self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
+    ) -> CompareAndSwapOutcome:
+        current = self.fetch(key)
+        threading.Event().wait(0.01)
+        if current is None or current.refresh_token != expected_refresh:
+            return CompareAndSwapOutcome.REFRESH_MISMATCH
+        self.save(replacement)
+        return CompareAndSwapOutcome.UPDATED
+
+
+class UnconditionalTombstone(MemoryStore):
+    """Buries a winner."""
+
+    def revoke(
+        self, key: StoreKey, instant: datetime, expected_refresh: ExpectedRefresh = ANY
+    ) -> TokenRecord | None:
+        return super().revoke(key, instant)
+
+
+class GenerousLease(MemoryStore):
+    """Gives its lease to everybody."""
+
+    @contextmanager
+    def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
+        yield True
+
+
+class KeyedByPrincipal(MemoryStore):
+    """Thinks that a principal's name is enough of a key."""
+
+    def fetch(self, key: StoreKey) -> TokenRecord | None:
+        principal = key.family.principal
+        return next((r for r in self._records.values() if r.family.principal == principal), None)
+
+
+@pytest.mark.parametrize(
+    ("store", "test"),
+    [
+        (ForgetfulSwap, "test_a_swap_succeeds_only_on_the_expected_refresh_token"),
+        (ForgetfulSwap, "test_a_tombstone_is_never_swapped"),
+        (RacingSwap, "test_of_many_threads_that_swap_one_wins"),
+        (UnconditionalTombstone, "test_a_conditional_tombstone_spares_a_winner"),
+        (GenerousLease, "test_a_lease_has_one_holder"),
+        (KeyedByPrincipal, "test_whatever_changes_the_token_changes_its_place"),
+    ],
+)
+def test_a_broken_store_fails_the_contract(store: type[MemoryStore], test: str, tmp_path: Path) -> None:
+    """The contract's tests can fail: each mistake is found by the test that is there for it."""
+    shared = store()
+
+    class Broken(StoreContract):
+        def open_store(self, place: Path) -> BrokerStore:
+            return shared
+
+    with pytest.raises(AssertionError):
+        getattr(Broken(), test)(tmp_path)
