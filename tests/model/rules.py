@@ -205,8 +205,11 @@ class Rules:
         token = record.access_token.expose()
         if self.grant_of(seen) is provider.owner_of[token]:
             ahead = provider.number_of[token] - provider.number_of[seen.access_token.expose()]
-            is_newer = ahead > 0 or (ahead < 0 and self._is_just_obtained(token, call))
-            self.require(is_newer, f"6: {call.name} insists on another token, and got what is no newer")
+            no_telling = record.issued_at == seen.issued_at or self._is_just_obtained(token, call)
+            self.require(
+                ahead > 0 or (ahead < 0 and no_telling),
+                f"6: {call.name} insists on another token, and got what is no newer",
+            )
 
     def _is_just_obtained(self, token: str, call: Call) -> bool:
         """Whether a flight that ``call`` was in may have obtained it: such a token is served to all in it."""
@@ -218,8 +221,8 @@ class Rules:
         is_usable = call.request.window_at(record, self._world.now()) is not Need.MANDATORY
         is_new = self._is_just_obtained(token, call)
         self.require(is_usable or is_new, f"6: {call.name} got {token}, which no longer serves")
-        ended_at = provider.owner_of[token].ended_at
-        gone = ended_at is not None and ended_at < call.origin
+        grant = provider.owner_of[token]
+        gone = grant.ended_at is not None and grant.ended_at < call.origin and not grant.is_uncertain
         knew = call.owner.store_failed_at < call.origin  # a store that is down tells of no logout
         self.require(not (gone and knew), f"4: {call.name} got {token}, whose grant had ended before")
 
