@@ -340,6 +340,26 @@ def test_within_a_documented_grace_the_token_is_presented_again(clock: ManualClo
             assert provider.reuses == 0
 
 
+def test_lost_answers_do_not_stretch_the_grace(clock: ManualClock) -> None:
+    """FAULTS 10: the provider counts from the first presentation, and so do we."""
+    grace = timedelta(seconds=30)
+    with LoopbackProvider(clock=clock, reuse_grace=grace) as provider:
+        descriptor = provider.descriptor(reuse_grace=grace)
+        with Broker(descriptor, "demo-client", "demo-secret", clock=clock) as broker:
+            log_in(broker, provider)
+            clock.advance(HOUR - 300)
+            provider.inject(Fault.lost_answer(), times=99)
+            started = clock.now
+            for _ in range(60):
+                with pytest.raises(BrokerError):
+                    broker.refresh_access_token(USER_REQUEST.force_refresh())
+                clock.advance(1.0)
+            presented = [call.at for call in provider.calls if call.grant_type == "refresh_token"]
+            assert len(presented) > 2
+            assert max(presented) - started < grace
+            assert provider.reuses == 0
+
+
 def test_a_refused_connection_costs_only_the_back_off(
     broker: Broker, provider: LoopbackProvider, clock: ManualClock
 ) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """``lease`` bounds waiting for a lease, ``join`` waiting for another thread's flight, ``store`` retrying
-    a write that must not be lost; after that it is tried every ``flush``. ``settled`` after a request went
+    a write that must not be lost; after that it is tried every ``flush``, and at the end ``last_flush`` is
+    waited for a write that is under way. ``settled`` after a request went
     out no answer to it can still arrive: the transport's 30 seconds, ``slowest_mark`` for writing down that
     it goes out, and what is left for the skew of clocks."""
 
@@ -16,6 +17,7 @@ class Bounds:
     join: float = 70.0
     store: float = 2.0
     flush: float = 1.0
+    last_flush: float = 10.0
     settled: float = 35.0
     slowest_mark: float = 2.0
     first_backoff: float = 1.0

@@ -67,6 +67,8 @@ class Keeper:
         unsaved = self.unsaved.get(key.digest)
         if unsaved is None:
             return self._store.fetch(key)
+        if self._writer is None:
+            self._require_writer()
         try:
             stored = self._store.fetch(key)
         except StoreError:
@@ -105,19 +107,17 @@ class Keeper:
             return write_surely(write, self._bounds.store)
         except StoreError as error:
             failed = type(error).__name__
+        except BaseException:  # an interrupt: whether it was written shows when it is tried again
+            self._keep(record, replaced, lease)
+            raise
         logger.error("the store refused a record (%s); it is kept in `unsaved` and tried again", failed)
-        digest = record.key.digest
-        with self._lock:
-            earlier = self.unsaved.get(digest)
-            replaced = replaced if earlier is None else earlier.replaced
-            self.unsaved[digest] = Unsaved(replaced, record, lease.pop_all())
-            self._start_writer()
+        self._keep(record, replaced, lease)
         return None
 
     def close(self) -> None:
         """Try a last time to write what is unsaved."""
         self._closed.set()
-        self._write_all()
+        self._write_last()
         if self.unsaved:
             logger.error("closed with %d records that the store would not take", len(self.unsaved))
 
@@ -149,12 +149,20 @@ class Keeper:
             raise BackendError("the store did not take the last record; it will be tried again")
         self._tried_at = time.monotonic()
 
-    def _write(self, unsaved: Unsaved) -> None:
+    def _keep(self, record: TokenRecord, replaced: TokenRecord | None, lease: ExitStack) -> None:
+        digest = record.key.digest
+        with self._lock:
+            earlier = self.unsaved.get(digest)
+            replaced = replaced if earlier is None else earlier.replaced
+            self.unsaved[digest] = Unsaved(replaced, record, lease.pop_all())
+        self._require_writer()
+
+    def _write(self, unsaved: Unsaved, *, patience: float = 0.0) -> None:
         """Write ``unsaved`` unless somebody else has put another record there. One thread at a time.
 
         Else a slow one could still write what another has written, and what came after it.
         """
-        if not self._writing.acquire(blocking=False):
+        if not (self._writing.acquire(timeout=patience) if patience else self._writing.acquire(False)):
             raise BackendError("an unsaved record is being written at this moment")
         try:
             if self.unsaved.get(unsaved.record.key.digest) is unsaved:
@@ -165,7 +173,7 @@ class Keeper:
     def _replace(self, unsaved: Unsaved) -> None:
         key, replaced = unsaved.record.key, unsaved.replaced
         if unsaved.stands_for(self._store.fetch(key)):
-            if replaced is None or replaced.revoked_at is not None or replaced.refresh_token is None:
+            if replaced is None or replaced.revoked_at is not None:
                 self._store.save(unsaved.record)
             else:
                 self._store.compare_and_swap_refresh(key, replaced.refresh_token, unsaved.record)
@@ -180,18 +188,31 @@ class Keeper:
         if is_there:
             _let_go(unsaved.lease)
 
-    def _write_all(self) -> None:
+    def _write_all(self, *, patience: float = 0.0) -> None:
         for unsaved in list(self.unsaved.values()):
             try:
-                self._write(unsaved)
+                self._write(unsaved, patience=patience)
             except StoreError as error:
                 logger.debug("a record is still unsaved (%s)", type(error).__name__)
 
-    def _start_writer(self) -> None:
-        if self._writer is None:
-            atexit.register(self._write_all)
-            self._writer = threading.Thread(target=self._write_on, name="oauth2broker-unsaved", daemon=True)
-            self._writer.start()
+    def _write_last(self) -> None:
+        """Write what can be written before the end, also behind a writer that is at it."""
+        self._write_all(patience=self._bounds.last_flush)
+
+    def _require_writer(self) -> None:
+        """Have a thread that writes; one that cannot be started is tried again when next a record is read."""
+        with self._lock:
+            if self._writer is not None:
+                return
+            self._closed = threading.Event()
+            writer = threading.Thread(target=self._write_on, name="oauth2broker-unsaved", daemon=True)
+            atexit.register(self._write_last)
+            self._writer = writer
+            try:
+                writer.start()
+            except RuntimeError:
+                self._writer = None
+                logger.warning("no thread could be started to write what is unsaved")
 
     def _write_on(self) -> None:
         while True:
@@ -203,7 +224,7 @@ class Keeper:
                     continue
                 self._writer = None
                 if not self.unsaved:
-                    atexit.unregister(self._write_all)
+                    atexit.unregister(self._write_last)
                 return
 
 

@@ -23,6 +23,7 @@ from oauth2broker.flows.token_endpoint import PreparedCall
 from oauth2broker.flows.tools import Tools
 from oauth2broker.flows.turn import (
     is_from_the_future,
+    is_in_grace,
     may_rotate,
     seconds_to_back_off,
     seconds_to_settle,
@@ -99,7 +100,7 @@ class _Renewal:
         if isinstance(result.error, InvalidGrantError) and result.refresh_token is None:
             self._bury(attempted, result.error)
             return self._run_again(again=again)
-        self._note_failure(attempted, result)
+        self._note_failure(record, attempted, result)
         raise result.error
 
     def _run_again(self, *, again: bool) -> Outcome | _Orphan:
@@ -144,12 +145,14 @@ class _Renewal:
     def _mark_attempt(self, record: TokenRecord, sent_at: datetime) -> TokenRecord | None:
         """Write down, before the token may be spent, that it is presented. None: the record was replaced.
 
-        Others count from ``sent_at``, so a store that takes its time must not eat up their margin.
+        Others count from ``sent_at``, so a store that takes its time must not eat up their margin. Within a
+        grace the first mark stays: that is when the provider began to count.
         """
         if not may_rotate(self.tools.endpoint.descriptor):
             return record
         began = time.monotonic()
-        attempted = replace(record, attempted_at=sent_at)
+        in_grace = is_in_grace(record, self.tools.endpoint.descriptor, sent_at)
+        attempted = record if in_grace else replace(record, attempted_at=sent_at)
         if self._swap(record, attempted) is not CompareAndSwapOutcome.UPDATED:
             return None
         if time.monotonic() - began > self.tools.bounds.slowest_mark:
@@ -194,16 +197,21 @@ class _Renewal:
             logger.warning("the provider refused a grant; the user must authorize again")
             raise error
 
-    def _note_failure(self, attempted: TokenRecord, failure: TokenFailure) -> None:
-        """Keep what the next one to renew must know, and a refresh token that came all the same."""
+    def _note_failure(self, record: TokenRecord, attempted: TokenRecord, failure: TokenFailure) -> None:
+        """Keep what the next one to renew must know, and a refresh token that came all the same.
+
+        That this attempt spent nothing says nothing of an earlier one whose answer was lost: its mark stays.
+        """
         error, now = failure.error, self.tools.clock()
         came = failure.refresh_token is not None
         rotated = came and failure.refresh_token != attempted.refresh_token
         changes: dict[str, Any] = {}
         if rotated:
             changes.update(refresh_token=failure.refresh_token, expires_at=now, refresh_expires_at=None)
-        if came or failure.settled:
+        if came:
             changes["attempted_at"] = None
+        elif failure.settled:
+            changes["attempted_at"] = record.attempted_at
         if error.retryable:
             changes.update(back_off(attempted.failures, error, self.tools.bounds, now))
         noted = replace(attempted, **changes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from oauth2broker.flows.bounds import Bounds
 from oauth2broker.flows.request import LONGEST_SKEW, CachedTokenRequest, Need
@@ -37,16 +37,22 @@ def seconds_to_settle(
     """
     if record.attempted_at is None or not may_rotate(descriptor):
         return 0.0
-    age = (now - record.attempted_at).total_seconds()
-    grace = descriptor.reuse_grace
-    if grace is not None and 0 <= age < grace.total_seconds():
+    if is_in_grace(record, descriptor, now):
         return 0.0
-    left = max(bounds.settled - age, 0.0)
+    grace = descriptor.reuse_grace or timedelta()  # the last presentation may have been at its very end
+    left = max(bounds.settled + (grace - (now - record.attempted_at)).total_seconds(), 0.0)
     if request.window_at(record, now) is Need.MANDATORY or request.rejects(record):
         return left
     if record.expires_at is None:
         return max(left, bounds.longest_retry_after)
     return max(left, (record.expires_at - now).total_seconds())
+
+
+def is_in_grace(record: TokenRecord, descriptor: ProviderDescriptor, now: datetime) -> bool:
+    """Whether the provider still repeats its answer to the attempt that ``record`` is marked with."""
+    if record.attempted_at is None or descriptor.reuse_grace is None:
+        return False
+    return timedelta() <= now - record.attempted_at < descriptor.reuse_grace
 
 
 def is_from_the_future(instant: datetime | None, now: datetime) -> bool:

@@ -6,10 +6,12 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING
 
 from oauth2broker.errors import BackendError, ConfigError, SerializationError, StoreError
 from oauth2broker.forking import forget_in_children
@@ -24,6 +26,9 @@ from oauth2broker.stores.base import (
     holds_refresh,
     require_same_key,
 )
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _SUFFIX = ".json"
 _NEW_RECORD = "new-record.tmp"  # one name suffices: whoever writes holds the folder's lock
@@ -113,7 +118,7 @@ class FileStore(BrokerStore):
     def delete(self, key: StoreKey) -> bool:
         with self._writing():
             try:
-                os.unlink(self._path(key.digest))
+                _patiently(partial(os.unlink, self._path(key.digest)))
                 _sync_folder(self._folder)
             except FileNotFoundError:
                 return False
@@ -131,6 +136,8 @@ class FileStore(BrokerStore):
             found = _load(os.path.join(self._folder, name))
             if isinstance(found, StoreError):
                 logger.warning("left out of the listing: %s", found)
+            elif found is not None and found.record.key.digest + _SUFFIX != name:
+                logger.warning("left out of the listing: %s holds a record of another key", name)
             elif found is not None:
                 yield found.record.key
 
@@ -151,7 +158,7 @@ class FileStore(BrokerStore):
         found = _load(path)
         if isinstance(found, StoreError):
             raise found
-        if found is None or found.identity is None:
+        if found is None or found.identity is None or found.record.key != key:
             self._cache.pop(key.digest, None)
         else:
             self._remember(key.digest, found)
@@ -201,7 +208,7 @@ class FileStore(BrokerStore):
         folder = os.path.join(self._folder, _LOCKS)
         lock: FileLock | None = None
         try:
-            _make_folder(folder)
+            _make_folder(folder, os.mkdir)
             lock = FileLock(
                 os.path.join(folder, f"{name}.lock"),
                 mode=0o600,
@@ -220,7 +227,7 @@ class FileStore(BrokerStore):
         try:
             yield True
         finally:
-            lock.release()
+            _release(lock)
 
     def forget_after_fork(self) -> None:
         """Locks and leases are the parent's."""
@@ -231,7 +238,7 @@ class FileStore(BrokerStore):
 def _own_folder(path: str) -> str:
     """Give ``path``, a folder that nobody else can enter, made if it was missing."""
     try:
-        _make_folder(path)
+        _make_folder(path, os.makedirs)
         found = os.stat(path)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"{path} is not a folder") from None
@@ -245,11 +252,24 @@ def _own_folder(path: str) -> str:
     return path
 
 
-def _make_folder(path: str) -> None:
+def _make_folder(path: str, make: Callable[[str, int], None]) -> None:
     """Make ``path`` for its owner alone, whatever the umask says; leave one that is there as it is."""
-    if not os.path.isdir(path):
-        os.makedirs(path, mode=0o700, exist_ok=True)
+    if os.path.isdir(path):
+        return
+    try:
+        make(path, 0o700)
         os.chmod(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise  # else another process was faster
+
+
+def _release(lock: FileLock) -> None:
+    """Let go; that it fails must not hide what was done under the lock."""
+    try:
+        lock.release()
+    except OSError as error:
+        logger.warning("a lock file could not be unlocked: %s", error.strerror)
 
 
 def _load(path: str) -> _Loaded | StoreError | None:
@@ -293,18 +313,24 @@ def _write(path: str, record: TokenRecord) -> OSError | None:
 
 
 def _rename(new: str, path: str, folder: str) -> OSError | None:
+    try:
+        _patiently(partial(os.replace, new, path))
+        _sync_folder(folder)
+    except OSError as error:
+        return error
+    return None
+
+
+def _patiently(act: Callable[[], None]) -> None:
+    """Replace or remove a file; Windows refuses for the moment while somebody reads it."""
     for left in reversed(range(_REPLACE_TRIES)):
         try:
-            os.replace(new, path)
-            _sync_folder(folder)
+            act()
             break
-        except PermissionError as error:
-            if os.name != "nt" or not left:  # Windows refuses while a reader has the file open
-                return error
-        except OSError as error:
-            return error
+        except PermissionError:
+            if os.name != "nt" or not left:
+                raise
         time.sleep(_POLL_SECONDS)
-    return None
 
 
 def _sync_folder(folder: str) -> None:

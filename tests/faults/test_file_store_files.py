@@ -582,3 +582,24 @@ def test_records_are_named_by_digest_and_hold_what_was_saved(store: FileStore, f
     record = make_record()
     store.save(record)
     assert TokenRecord.from_json(file_of(folder, record.key).read_bytes()) == record
+
+
+def test_a_record_of_another_key_is_refused_every_time(store: FileStore, folder: Path) -> None:
+    """FAULTS 21 and 28: nobody ever gets another principal's token, also not from the cache."""
+    alice, bob = make_record("alice"), make_record("bob")
+    store.save(alice)
+    file = file_of(folder, bob.key)
+    file.write_bytes(file_of(folder, alice.key).read_bytes())
+    os.utime(file, (1.0, 1.0))
+    for _ in range(3):
+        with pytest.raises(SerializationError, match=file.name):
+            store.fetch(bob.key)
+    assert list(store.keys()) == [alice.key]
+
+
+def test_a_folder_that_is_gone_is_not_made_again_for_everybody(store: FileStore, folder: Path) -> None:
+    """A write then fails; it does not leave tokens in a folder that others can enter."""
+    shutil.rmtree(folder)
+    with umask(0o022), pytest.raises(BackendError):
+        store.save(make_record())
+    assert not folder.exists()

@@ -124,8 +124,10 @@ def lose_the_token_of_a_useless_answer(patch: pytest.MonkeyPatch) -> None:
     """A refresh token in an answer that cannot be used is thrown away with the rest."""
     note = _Renewal._note_failure
 
-    def without_token(self: _Renewal, attempted: TokenRecord, failure: TokenFailure) -> None:
-        note(self, attempted, replace(failure, refresh_token=None))
+    def without_token(
+        self: _Renewal, record: TokenRecord, attempted: TokenRecord, failure: TokenFailure
+    ) -> None:
+        note(self, record, attempted, replace(failure, refresh_token=None))
 
     patch.setattr(_Renewal, "_note_failure", without_token)
 
@@ -139,8 +141,8 @@ def take_every_failure_for_settled(patch: pytest.MonkeyPatch) -> None:
     """A timeout is taken for a refusal: the mark is cleared."""
     note = _Renewal._note_failure
 
-    def settled(self: _Renewal, attempted: TokenRecord, failure: TokenFailure) -> None:
-        note(self, attempted, replace(failure, settled=True))
+    def settled(self: _Renewal, record: TokenRecord, attempted: TokenRecord, failure: TokenFailure) -> None:
+        note(self, record, attempted, replace(failure, settled=True))
 
     patch.setattr(_Renewal, "_note_failure", settled)
 

@@ -1,0 +1,149 @@
+"""What the provider issued and the store would not take is not lost, whatever else happens."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from oauth2broker import BackendError, Broker, MemoryStore, StoreKey, TokenRecord, TokenSecret
+from oauth2broker.flows import keeper as keeper_module
+from oauth2broker.stores.base import CompareAndSwapOutcome
+from oauth2broker.testing import LoopbackProvider
+from tests.support import SERVICE_REQUEST, USER_REQUEST, ManualClock, log_in
+from tests.test_renewing import expire, wait_for
+
+
+class Store(MemoryStore):
+    """Refuses what clears a mark while ``down``, in the way that ``fail`` says."""
+
+    down = False
+    failure: type[BaseException] = BackendError
+
+    def save(self, record: TokenRecord) -> None:
+        self._fail()
+        super().save(record)
+
+    def compare_and_swap_refresh(
+        self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
+    ) -> CompareAndSwapOutcome:
+        if replacement.attempted_at is None:
+            self._fail()
+        return super().compare_and_swap_refresh(key, expected_refresh, replacement)
+
+    def _fail(self) -> None:
+        if self.down:
+            raise self.failure("down")
+
+
+@pytest.fixture
+def store() -> Store:
+    """A store that can be down."""
+    return Store()
+
+
+@pytest.fixture
+def broker(provider: LoopbackProvider, clock: ManualClock, store: Store) -> Broker:
+    """A broker with an expired token on that store."""
+    made = Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock)
+    log_in(made, provider)
+    expire(clock)
+    return made
+
+
+def test_an_interrupted_write_is_kept_and_done(broker: Broker, store: Store) -> None:
+    """FAULTS 4 and 23: a signal in the middle of the last write costs no login while the process lives."""
+    store.down, store.failure = True, KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        broker.refresh_access_token(USER_REQUEST)
+    assert len(broker.unsaved) == 1
+    store.down = False
+    wait_for(lambda: not broker.unsaved)
+    assert broker.refresh_access_token(USER_REQUEST).attempted_at is None
+
+
+def test_without_a_thread_to_write_the_next_reader_starts_one(
+    broker: Broker, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on threads is no reason to lose a token, nor to raise."""
+
+    class RefusedThread(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    store.down = True
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            keeper_module, "threading", SimpleNamespace(Thread=RefusedThread, Event=threading.Event)
+        )
+        renewed = broker.refresh_access_token(USER_REQUEST)
+    store.down = False
+    assert broker.refresh_access_token(USER_REQUEST) is renewed
+    wait_for(lambda: not broker.unsaved)
+    assert store.fetch(renewed.key) == renewed
+
+
+def test_a_broker_that_goes_on_after_its_close_still_writes(broker: Broker, store: Store) -> None:
+    """close() is a last try, not the end of the care."""
+    broker.close()
+    store.down = True
+    renewed = broker.refresh_access_token(USER_REQUEST)
+    store.down = False
+    wait_for(lambda: not broker.unsaved)
+    assert store.fetch(renewed.key) == renewed
+
+
+def test_closing_waits_for_a_write_that_is_under_way(broker: Broker, store: Store) -> None:
+    """The last flush is not the one that gives up."""
+    store.down = True
+    broker.refresh_access_token(USER_REQUEST)
+    keeper = broker._keeper
+    assert keeper._writing.acquire(timeout=10.0)
+    store.down = False
+    closing = threading.Thread(target=broker.close)
+    closing.start()
+    wait_for(keeper._closed.is_set)
+    keeper._writing.release()
+    closing.join(30.0)
+    assert broker.unsaved == {}
+
+
+def test_a_service_token_deleted_while_it_is_being_written_stays_deleted(
+    broker: Broker, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 7: also for records without a refresh token, the write is conditional."""
+    first = broker.client_credentials(SERVICE_REQUEST)
+    store.down = True
+    broker.client_credentials(SERVICE_REQUEST.force_refresh())
+    (kept,) = broker._keeper.unsaved.values()
+    store.down = False
+    fetch = store.fetch
+
+    def fetch_then_delete(key: StoreKey) -> TokenRecord | None:
+        found = fetch(key)
+        store.delete(key)
+        return found
+
+    monkeypatch.setattr(store, "fetch", fetch_then_delete)
+    broker._keeper._replace(kept)
+    monkeypatch.undo()
+    assert store.fetch(first.key) is None
+
+
+def test_a_mark_of_a_lost_answer_outlives_an_attempt_that_was_never_sent(
+    broker: Broker, store: Store, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 10: that the second attempt spent nothing says nothing of the first."""
+    record = store.fetch(broker.key_for(USER_REQUEST))
+    assert record is not None
+    lost_at = clock.now
+    store.save(replace(record, attempted_at=lost_at))
+    clock.advance(36.0)
+    provider.close()
+    with pytest.raises(Exception, match="could not be reached"):
+        broker.refresh_access_token(USER_REQUEST)
+    left = store.fetch(record.key)
+    assert left is not None
+    assert left.attempted_at == lost_at
