@@ -58,7 +58,7 @@ class Keeper:
         self._writing = threading.Lock()
         self._closed = threading.Event()
         self._writer: threading.Thread | None = None
-        self._tried_at = -math.inf
+        self._failed_at = -math.inf
         self._inherited: dict[str, Unsaved] = {}
         forget_in_children(self)
 
@@ -107,6 +107,7 @@ class Keeper:
             return write_surely(write, self._bounds.store)
         except StoreError as error:
             failed = type(error).__name__
+            self._failed_at = time.monotonic()
         except BaseException:  # an interrupt: whether it was written shows when it is tried again
             self._keep(record, replaced, lease)
             raise
@@ -135,7 +136,7 @@ class Keeper:
         unsaved = self.unsaved.get(key.digest)
         if unsaved is not None:
             self._require_try()
-            self._write(unsaved)
+            self._write(unsaved, patience=self._bounds.flush)
         stack = ExitStack()
         is_ours = stack.enter_context(self._store.refresh_lease(key, timeout=timeout))
         try:
@@ -145,9 +146,8 @@ class Keeper:
 
     def _require_try(self) -> None:
         """A store that is down is asked once in a while, not by every caller."""
-        if time.monotonic() - self._tried_at < self._bounds.flush:
+        if time.monotonic() - self._failed_at < self._bounds.flush:
             raise BackendError("the store did not take the last record; it will be tried again")
-        self._tried_at = time.monotonic()
 
     def _keep(self, record: TokenRecord, replaced: TokenRecord | None, lease: ExitStack) -> None:
         digest = record.key.digest
@@ -167,6 +167,9 @@ class Keeper:
         try:
             if self.unsaved.get(unsaved.record.key.digest) is unsaved:
                 self._replace(unsaved)
+        except StoreError:
+            self._failed_at = time.monotonic()
+            raise
         finally:
             self._writing.release()
 
@@ -217,7 +220,6 @@ class Keeper:
     def _write_on(self) -> None:
         while True:
             self._closed.wait(self._bounds.flush)
-            self._tried_at = time.monotonic()
             self._write_all()
             with self._lock:
                 if self.unsaved and not self._closed.is_set():
