@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import base64
 import copy
-import html
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qsl, unquote_plus
+from urllib.parse import parse_qsl
 
 from oauth2broker.errors import (
     AuthorizationError,
@@ -36,6 +35,7 @@ from oauth2broker.provider.strategy import (
     ProviderErrorKind,
     ProviderStrategy,
 )
+from oauth2broker.quoting import safe_text
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.scopes import ScopeSet, is_scope_token
 from oauth2broker.secret import TokenSecret
@@ -47,7 +47,6 @@ _OWN_MEMBERS = frozenset(
     | {"refresh_token_expires_in", "refresh_expires_in"}
 )
 _NOTHING_TO_REVOKE = ("unsupported_token_type", "invalid_token", "invalid_grant")
-_PIECE = 8
 _VSCHAR = re.compile(r"[\x20-\x7e]+")  # RFC 6749 appendix A.12
 _REFRESH_MEMBER = re.compile(r'"refresh_token"\s*:\s*("(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")')
 _ERROR_CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 appendix A.7, and no novels
@@ -172,36 +171,6 @@ def read_subject(id_token: TokenSecret | None) -> str | None:
         return None
     subject = claims.get("sub") if isinstance(claims, dict) else None
     return subject if isinstance(subject, str) else None
-
-
-def safe_text(text: object, sent: Iterable[TokenSecret] = (), limit: int = 200) -> str | None:
-    """Give a provider's own words fit for a log: printable, at most ``limit`` long.
-
-    None when they repeat a piece of one of the secrets, as it was sent or encoded otherwise.
-    """
-    if not isinstance(text, str) or _repeats(text, sent):
-        return None
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    return printable[:limit].strip() or None
-
-
-def _repeats(text: str, sent: Iterable[TokenSecret]) -> bool:
-    readings = {text, unquote_plus(text), html.unescape(text), text.replace("\\", "")}
-    folded = [reading.casefold() for reading in readings]
-    return any(piece in reading for secret in sent for piece in _pieces(secret) for reading in folded)
-
-
-def _pieces(secret: TokenSecret) -> Iterator[str]:
-    """Give what betrays a secret: any eight characters in a row of it or of its base64, or a short one whole.
-
-    One of less than four characters is in any text; it is no secret.
-    """
-    plain = secret.expose()
-    encoded = base64.b64encode(plain.encode()).decode().rstrip("=")
-    for form in (plain.casefold(), encoded.casefold()):
-        if 4 <= len(form) < _PIECE:
-            yield form
-        yield from (form[start : start + _PIECE] for start in range(len(form) - _PIECE + 1))
 
 
 def _parse_body(response: HttpResponse) -> dict[str, Any] | str:

@@ -22,6 +22,7 @@ from oauth2broker.flows.singleflight import Outcome
 from oauth2broker.flows.tools import Tools
 from oauth2broker.grants import GrantType
 from oauth2broker.ids import PrincipalId, TenantId
+from oauth2broker.quoting import safe_text
 from oauth2broker.records import LONG_AGO, TokenRecord, checked_text
 from oauth2broker.scopes import ScopeSet
 from oauth2broker.secret import TokenSecret
@@ -232,7 +233,7 @@ def _with_kept_refresh_token(record: TokenRecord, previous: TokenRecord | None) 
 
 
 def _denied(callback: Callback) -> AuthorizationError:
-    error = answers.safe_text(callback.error, limit=64) or "unreadable"
-    description = answers.safe_text(callback.error_description)
+    error = safe_text(callback.error, limit=64) or "unreadable"
+    description = safe_text(callback.error_description)
     message = f"the authorization ended in {error}" + (f" ({description})" if description else "")
     return AuthorizationError(message, error=error, description=description)
