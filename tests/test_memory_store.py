@@ -518,10 +518,11 @@ def test_two_stores_have_leases_of_their_own() -> None:
 
 
 FORK = """
-import os, sys, threading
+import os, sys, threading, warnings
 from tests.test_memory_store import KEY, make
 from oauth2broker import MemoryStore
 
+warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)  # forking is what we test
 store = MemoryStore()
 held, release = threading.Event(), threading.Event()
 
