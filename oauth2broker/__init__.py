@@ -1,152 +1,51 @@
 """A synchronous, thread-safe OAuth 2.0 token broker.
 
-Everything public is importable from here. Importing it loads neither requests nor oauthlib.
+Everything public is importable from here, and loaded when it is first asked for: importing the package costs
+next to nothing, and a start that finds its token in the store loads neither requests nor oauthlib.
 """
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
 
-from oauth2broker.errors import (
-    AuthorizationError,
-    AuthorizationRequiredError,
-    BackendError,
-    BrokerError,
-    ConfigError,
-    InsufficientScopeError,
-    InvalidClientError,
-    InvalidGrantError,
-    RevokedError,
-    SerializationError,
-    StateMismatchError,
-    StoreError,
-    TransientError,
-    TransportError,
-)
-from oauth2broker.ext.lease import TokenLease, TokenLeaseContext, TokenLeaseState
-from oauth2broker.ext.rate_limit import (
-    Allow,
-    Delay,
-    RateLimitContext,
-    RateLimitDecision,
-    RateLimitPolicy,
-    RetryDirective,
-)
-from oauth2broker.ext.signer import RequestSigner
-from oauth2broker.flows.broker import Broker
-from oauth2broker.flows.request import CachedTokenRequest
-from oauth2broker.flows.session import AuthorizationSession
-from oauth2broker.grants import GrantType
-from oauth2broker.ids import PrincipalId, ProviderId, TenantId
-from oauth2broker.obs import (
-    FlowEvent,
-    FlowKind,
-    FlowOutcome,
-    FlowSpan,
-    Observer,
-    RefreshMetrics,
-    record_flow_outcome,
-)
-from oauth2broker.provider.descriptor import (
-    ClientAuthMethod,
-    ProviderDescriptor,
-    ProviderQuirks,
-    RotationPolicy,
-)
-from oauth2broker.provider.strategy import (
-    DefaultProviderStrategy,
-    ProviderErrorContext,
-    ProviderErrorKind,
-    ProviderStrategy,
-)
-from oauth2broker.records import StoreKey, TokenFamily, TokenRecord, TokenStatus
-from oauth2broker.scopes import ScopeSet
-from oauth2broker.secret import TokenSecret
-from oauth2broker.stores.base import ANY, BrokerStore, CompareAndSwapOutcome
-from oauth2broker.stores.file import FileStore
-from oauth2broker.stores.memory import MemoryStore
-from oauth2broker.transports.base import (
-    HttpRequest,
-    HttpResponse,
-    ResponseMetadata,
-    ResponseMetadataSlot,
-    TokenHttpClient,
-    TransportErrorMapper,
-)
+_PUBLIC = {
+    "errors": (
+        "AuthorizationError AuthorizationRequiredError BackendError BrokerError ConfigError "
+        "InsufficientScopeError InvalidClientError InvalidGrantError RevokedError SerializationError "
+        "StateMismatchError StoreError TransientError TransportError"
+    ),
+    "ext.lease": "TokenLease TokenLeaseContext TokenLeaseState",
+    "ext.rate_limit": "Allow Delay RateLimitContext RateLimitDecision RateLimitPolicy RetryDirective",
+    "ext.signer": "RequestSigner",
+    "flows.broker": "Broker",
+    "flows.request": "CachedTokenRequest",
+    "flows.session": "AuthorizationSession",
+    "grants": "GrantType",
+    "ids": "PrincipalId ProviderId TenantId",
+    "obs": "FlowEvent FlowKind FlowOutcome FlowSpan Observer RefreshMetrics record_flow_outcome",
+    "provider.descriptor": "ClientAuthMethod ProviderDescriptor ProviderQuirks RotationPolicy",
+    "provider.strategy": "DefaultProviderStrategy ProviderErrorContext ProviderErrorKind ProviderStrategy",
+    "records": "StoreKey TokenFamily TokenRecord TokenStatus",
+    "scopes": "ScopeSet",
+    "secret": "TokenSecret",
+    "stores.base": "ANY BrokerStore CompareAndSwapOutcome",
+    "stores.file": "FileStore",
+    "stores.memory": "MemoryStore",
+    "transports.base": (
+        "HttpRequest HttpResponse ResponseMetadata ResponseMetadataSlot TokenHttpClient TransportErrorMapper"
+    ),
+    "transports.requests": "RequestsHttpClient RequestsTransportErrorMapper",
+}  # by module; __init__.pyi says the same to type checkers
+_HOMES = {name: f"oauth2broker.{module}" for module, names in _PUBLIC.items() for name in names.split()}
 
-if TYPE_CHECKING:
-    from oauth2broker.transports.requests import RequestsHttpClient, RequestsTransportErrorMapper
-
-__all__ = [
-    "ANY",
-    "Allow",
-    "AuthorizationError",
-    "AuthorizationRequiredError",
-    "AuthorizationSession",
-    "BackendError",
-    "Broker",
-    "BrokerError",
-    "BrokerStore",
-    "CachedTokenRequest",
-    "ClientAuthMethod",
-    "CompareAndSwapOutcome",
-    "ConfigError",
-    "DefaultProviderStrategy",
-    "Delay",
-    "FileStore",
-    "FlowEvent",
-    "FlowKind",
-    "FlowOutcome",
-    "FlowSpan",
-    "GrantType",
-    "HttpRequest",
-    "HttpResponse",
-    "InsufficientScopeError",
-    "InvalidClientError",
-    "InvalidGrantError",
-    "MemoryStore",
-    "Observer",
-    "PrincipalId",
-    "ProviderDescriptor",
-    "ProviderErrorContext",
-    "ProviderErrorKind",
-    "ProviderId",
-    "ProviderQuirks",
-    "ProviderStrategy",
-    "RateLimitContext",
-    "RateLimitDecision",
-    "RateLimitPolicy",
-    "RefreshMetrics",
-    "RequestSigner",
-    "RequestsHttpClient",
-    "RequestsTransportErrorMapper",
-    "ResponseMetadata",
-    "ResponseMetadataSlot",
-    "RetryDirective",
-    "RevokedError",
-    "RotationPolicy",
-    "ScopeSet",
-    "SerializationError",
-    "StateMismatchError",
-    "StoreError",
-    "StoreKey",
-    "TenantId",
-    "TokenFamily",
-    "TokenHttpClient",
-    "TokenLease",
-    "TokenLeaseContext",
-    "TokenLeaseState",
-    "TokenRecord",
-    "TokenSecret",
-    "TokenStatus",
-    "TransientError",
-    "TransportError",
-    "TransportErrorMapper",
-    "record_flow_outcome",
-]
+__all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
-    if name in {"RequestsHttpClient", "RequestsTransportErrorMapper"}:
-        from oauth2broker.transports import requests
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(home), name)
+    return found
 
-        return getattr(requests, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -38,7 +38,7 @@ from oauth2broker.provider.strategy import (
 from oauth2broker.quoting import safe_text
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.scopes import ScopeSet, is_scope_token
-from oauth2broker.secret import TokenSecret
+from oauth2broker.secret import TokenSecret, usable_secret
 from oauth2broker.transports.base import HttpResponse, ResponseMetadata
 
 MAX_EXPIRES_IN = timedelta(days=3650)
@@ -319,19 +319,6 @@ def _parse_members(payload: Mapping[str, Any]) -> TokenAnswer | None:
 
 def _refresh_token(payload: Mapping[str, Any]) -> TokenSecret | None:
     return usable_secret(payload.get("refresh_token"))
-
-
-def usable_secret(value: object) -> TokenSecret | None:
-    """Give a secret of any text that can be sent again: not empty, and with an encoding."""
-    if isinstance(value, TokenSecret):
-        value = value.expose()
-    if not isinstance(value, str) or not value:
-        return None
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return None
-    return TokenSecret(value)
 
 
 def _seconds(value: object) -> float | None:

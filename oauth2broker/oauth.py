@@ -11,10 +11,10 @@ import base64
 import copy
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_plus
 
+from oauth2broker.client import Client
 from oauth2broker.errors import BrokerError, ConfigError
 from oauth2broker.frozen import FrozenMapping
 from oauth2broker.grants import GrantType
@@ -23,15 +23,6 @@ from oauth2broker.provider.strategy import ProviderStrategy
 from oauth2broker.scopes import ScopeSet
 from oauth2broker.secret import TokenSecret
 from oauth2broker.transports.base import HttpRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """The client's own credentials at one provider."""
-
-    client_id: str
-    secret: TokenSecret | None
-    method: ClientAuthMethod
 
 
 def new_state() -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -22,6 +23,8 @@ KEY_VERSION = "oauth2broker/key/1"
 RECORD_VERSION = 1
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 """When an access token that was never there expired."""
+LONGEST_SKEW = timedelta(seconds=300)
+"""How far the clocks of two hosts, or of one host on two days, may be apart."""
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
@@ -96,7 +99,8 @@ class TokenRecord(ShownByFields):
     known answer, ``retry_at`` when the provider may be asked again, ``failures`` how many renewals failed
     since the last one that did not. ``extra`` holds the other members of the provider's answer. A record
     with ``revoked_at`` is a tombstone and holds no secrets; a record whose access token is empty remembers
-    only failures. Raises :class:`ConfigError` for values that cannot be.
+    only failures. ``serves_from`` and ``serves_until`` bound, in POSIX seconds, when it can be served at all,
+    so that serving it compares two floats. Raises :class:`ConfigError` for values that cannot be.
     """
 
     family: TokenFamily
@@ -117,6 +121,8 @@ class TokenRecord(ShownByFields):
     id_token: TokenSecret | None
     extra: FrozenMapping
     key: StoreKey = field(init=False, compare=False, repr=False)
+    serves_from: float = field(init=False, compare=False, repr=False)
+    serves_until: float = field(init=False, compare=False, repr=False)
 
     def __init__(
         self,
@@ -171,6 +177,8 @@ class TokenRecord(ShownByFields):
         put(self, "failures", failures)
         key = StoreKey(self.family, self.scope.fingerprint, self.resource, self.grant)
         put(self, "key", key)
+        put(self, "serves_from", self.issued_at.timestamp() - LONGEST_SKEW.total_seconds())
+        put(self, "serves_until", _last_second(self))
 
     def status_at(self, now: datetime) -> TokenStatus:
         """Say what this record is at ``now`` (an aware datetime)."""
@@ -233,8 +241,14 @@ class TokenRecord(ShownByFields):
         return found
 
 
-_STORED_FIELDS = tuple(spec.name for spec in fields(TokenRecord) if spec.name not in {"family", "key"})
+_STORED_FIELDS = tuple(spec.name for spec in fields(TokenRecord) if spec.init and spec.name != "family")
 _TIMES = tuple(name for name in _STORED_FIELDS if name.endswith("_at"))
+
+
+def _last_second(record: TokenRecord) -> float:
+    if record.revoked_at is not None:
+        return -math.inf
+    return math.inf if record.expires_at is None else record.expires_at.timestamp()
 
 
 def checked_text(name: str, value: str) -> str:

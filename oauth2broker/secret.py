@@ -92,5 +92,18 @@ def wrap_secret(value: str | TokenSecret | None) -> TokenSecret | ConfigError | 
     return ConfigError(f"a secret is a str, not {type(value).__name__}")
 
 
+def usable_secret(value: object) -> TokenSecret | None:
+    """Give a secret of any text that can be sent again: not empty, and with an encoding."""
+    if isinstance(value, TokenSecret):
+        value = value.expose()
+    if not isinstance(value, str) or not value:
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None
+    return TokenSecret(value)
+
+
 def _encoded(secret: TokenSecret) -> bytes:
     return secret.expose().encode("utf-8", "surrogatepass")

@@ -47,7 +47,7 @@ SECRETS = ["s3cr3t-access", "s3cr3t-refresh", "s3cr3t-identity", "s3cr3t-extra"]
 ACCESS, REFRESH, IDENTITY, EXTRA = SECRETS
 MARK = "s3cr3t"  # every secret of this file holds it
 TIMES = ["issued_at", "expires_at", "refresh_expires_at", "revoked_at", "attempted_at", "retry_at"]
-FIELDS = [spec.name for spec in fields(TokenRecord)]
+FIELDS = [spec.name for spec in fields(TokenRecord) if not spec.name.startswith("serves_")]
 
 KeyParts = tuple[str, str, str, str, str, str | None, GrantType]
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
+
+SESSION_LIFETIME = timedelta(minutes=10)
+"""How long a user may take to come back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from oauth2broker.errors import (
     BrokerError,
@@ -21,30 +21,12 @@ from oauth2broker.flows.tools import Tools
 from oauth2broker.records import StoreKey, TokenRecord
 
 _FLIGHTS_PER_CALL = 2
+_KEYS_KEPT = 4096
 
 
-class CachedTokenFlow(ABC):
-    """Serves one grant's tokens. Safe to share between threads."""
+class Renewer(Protocol):
+    """How the tokens of one grant are renewed."""
 
-    def __init__(self, tools: Tools) -> None:
-        self._tools = tools
-        self._store = tools.store
-        self._keeper = tools.keeper
-        self._clock = tools.clock
-
-    def serve(self, request: CachedTokenRequest, key: StoreKey) -> TokenRecord:
-        """Give a record that answers ``request``: at once if the stored one does, else by renewing it."""
-        record = self._keeper.fetch(key) if self._keeper.unsaved else self._store.fetch(key)
-        now = self._clock()
-        if record is not None and not request.should_refresh(record, now):
-            return record
-        if record is not None and record.revoked_at is not None:
-            raise RevokedError("the grant was revoked")
-        if record is not None and request.need_at(record, now) is Need.ADVISORY:
-            return self._renew_ahead(request, key, record, now)
-        return self._renew_first(request, key, record)
-
-    @abstractmethod
     def renew(
         self, request: CachedTokenRequest, key: StoreKey, seen: TokenRecord | None, *, patient: bool
     ) -> Outcome:
@@ -52,16 +34,75 @@ class CachedTokenFlow(ABC):
 
         Not ``patient``: give ``seen`` at once when another holder of the lease is at it.
         """
+        ...
 
-    @abstractmethod
     def may_renew_ahead(self, request: CachedTokenRequest, record: TokenRecord, now: datetime) -> bool:
         """Whether it makes sense to try and renew a record that still works."""
+        ...
+
+
+class CachedTokenFlow:
+    """Serves one grant's tokens. Safe to share between threads.
+
+    ``renewer`` loads what is needed only once something must be renewed.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        key_for: Callable[[CachedTokenRequest], StoreKey],
+        renewer: Callable[[], Renewer],
+    ) -> None:
+        self._tools = tools
+        self._store = tools.store
+        self._keeper = tools.keeper
+        self._clock = tools.clock
+        self._seconds = tools.seconds
+        self._key_for = key_for
+        self._renewer = renewer
+        self._keys: dict[object, StoreKey] = {}
+
+    def serve(self, request: CachedTokenRequest) -> TokenRecord:
+        """Give a record that answers ``request``: at once if the stored one does, else by renewing it.
+
+        Up to the first return is the hot path: two dict lookups, one of them the store's, and one look at
+        the clock. What it cannot tell at a glance is decided with all due care below it.
+        """
+        key = self._keys.get(request.names) or self._key_of(request)
+        record = self._keeper.fetch(key) if self._keeper.unsaved else self._store.fetch(key)
+        if record is not None and record.serves_from <= self._seconds() < record.serves_until - request.ahead:
+            return record
+        return self._serve_with_care(request, key, record)
+
+    def _serve_with_care(
+        self, request: CachedTokenRequest, key: StoreKey, record: TokenRecord | None
+    ) -> TokenRecord:
+        now = self._clock()
+        if record is None:
+            return self._renew_first(request, key, record)
+        if record.revoked_at is not None:
+            raise RevokedError("the grant was revoked")
+        match request.need_at(record, now):
+            case Need.NONE:
+                return record
+            case Need.ADVISORY:
+                return self._renew_ahead(request, key, record, now)
+            case Need.MANDATORY:
+                return self._renew_first(request, key, record)
+
+    def _key_of(self, request: CachedTokenRequest) -> StoreKey:
+        """Give the key of ``request`` and remember it, for some thousand requests."""
+        key = self._key_for(request)
+        if len(self._keys) >= _KEYS_KEPT:
+            self._keys.clear()  # rather than keep order on the hot path
+        self._keys[request.names] = key
+        return key
 
     def _renew_ahead(
         self, request: CachedTokenRequest, key: StoreKey, record: TokenRecord, now: datetime
     ) -> TokenRecord:
         """Renew in the advisory window, unless somebody is at it: the record still works."""
-        if not self.may_renew_ahead(request, record, now):
+        if not self._renewer().may_renew_ahead(request, record, now):
             return record
         outcome = self._tools.flights.lead_if_none(
             key, partial(self._fly, request, key, record, patient=False)
@@ -88,7 +129,7 @@ class CachedTokenFlow(ABC):
         self, request: CachedTokenRequest, key: StoreKey, seen: TokenRecord | None, *, patient: bool
     ) -> Outcome:
         try:
-            return self.renew(request, key, seen, patient=patient)
+            return self._renewer().renew(request, key, seen, patient=patient)
         except BrokerError as error:
             grant_is_dead = isinstance(error, InvalidGrantError)
             return Outcome(None if grant_is_dead else seen, copy.copy(error))

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from oauth2broker.answers import usable_secret
-from oauth2broker.secret import TokenSecret
+from oauth2broker.secret import TokenSecret, usable_secret
 
 _MOST_PARAMETERS = 100
 _LOCATION = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|/")  # how a URL or a path starts, and no query string

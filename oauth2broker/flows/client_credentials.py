@@ -8,9 +8,10 @@ from datetime import datetime
 
 from oauth2broker.answers import TokenAnswer, TokenFailure, build_record
 from oauth2broker.errors import BrokerError, RevokedError, StoreError, TransientError, TransportError
-from oauth2broker.flows.cached import CachedTokenFlow, back_off, is_newer_and_serves
+from oauth2broker.flows.cached import back_off, is_newer_and_serves
 from oauth2broker.flows.request import CachedTokenRequest
 from oauth2broker.flows.singleflight import Outcome
+from oauth2broker.flows.tools import Tools
 from oauth2broker.flows.turn import seconds_to_back_off
 from oauth2broker.grants import GrantType
 from oauth2broker.oauth import format_scope
@@ -19,8 +20,14 @@ from oauth2broker.records import LONG_AGO, StoreKey, TokenRecord
 from oauth2broker.secret import TokenSecret
 
 
-class ClientCredentialsFlow(CachedTokenFlow):
-    """Serves service tokens. Nothing in them is single-use, so a lost answer is asked for once more."""
+class ClientCredentialsFlow:
+    """Obtains service tokens. Nothing in them is single-use, so a lost answer is asked for once more."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._store = tools.store
+        self._keeper = tools.keeper
+        self._clock = tools.clock
 
     def may_renew_ahead(self, request: CachedTokenRequest, record: TokenRecord, now: datetime) -> bool:
         return seconds_to_back_off(record, self._tools.bounds, now) <= 0

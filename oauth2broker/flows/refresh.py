@@ -16,7 +16,7 @@ from oauth2broker.errors import (
     StoreError,
     TransientError,
 )
-from oauth2broker.flows.cached import CachedTokenFlow, back_off, is_newer_and_serves
+from oauth2broker.flows.cached import back_off, is_newer_and_serves
 from oauth2broker.flows.request import CachedTokenRequest
 from oauth2broker.flows.singleflight import Outcome
 from oauth2broker.flows.token_endpoint import PreparedCall
@@ -35,8 +35,11 @@ from oauth2broker.secret import TokenSecret
 from oauth2broker.stores.base import CompareAndSwapOutcome
 
 
-class RefreshFlow(CachedTokenFlow):
-    """Serves users' tokens."""
+class RefreshFlow:
+    """Renews users' tokens."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
 
     def may_renew_ahead(self, request: CachedTokenRequest, record: TokenRecord, now: datetime) -> bool:
         if (

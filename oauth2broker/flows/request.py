@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Self
+from functools import lru_cache, partial
+from typing import Any, Self, TypeVar
 
 from oauth2broker.errors import ConfigError
 from oauth2broker.frozen import ShownByFields
 from oauth2broker.ids import PrincipalId, TenantId
-from oauth2broker.records import TokenRecord, checked_text
+from oauth2broker.records import LONGEST_SKEW, TokenRecord, checked_text
 from oauth2broker.scopes import ScopeSet
 
 PREEMPTIVE_WINDOW = timedelta(seconds=60)
 MINIMUM_TTL = timedelta(seconds=5)
-LONGEST_SKEW = timedelta(seconds=300)
 _NOTHING = timedelta()
+_REQUESTS_KEPT = 1024
+
+Request = TypeVar("Request", bound="CachedTokenRequest")
 
 
 class Need(Enum):
@@ -35,7 +39,9 @@ class CachedTokenRequest(ShownByFields):
     A record is renewed ahead when less than ``preemptive_window`` is left (less a jitter of up to a quarter
     of it, stable per key) and never served with less than ``minimum_ttl`` left. Both are capped at a quarter
     of the token's lifetime. ``force`` asks for a token other than the stored one; ``rejected`` is set by
-    :meth:`rejecting`. Plain strings are coerced.
+    :meth:`rejecting`. Plain strings are coerced. Requests built alike are one object as long as it is
+    remembered, so that building one for every call costs little. ``names`` tells its record from those of
+    other requests, ``ahead`` is how many seconds a record must have left to be served without a second look.
     Raises :class:`ConfigError` for values that cannot be.
     """
 
@@ -47,9 +53,11 @@ class CachedTokenRequest(ShownByFields):
     preemptive_window: timedelta
     minimum_ttl: timedelta
     rejected: str | None
+    names: tuple[str, str, str, str | None] = field(init=False, compare=False, repr=False)
+    ahead: float = field(init=False, compare=False, repr=False)
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         tenant: str,
         principal: str,
         scope: str | Iterable[str] = (),
@@ -59,16 +67,28 @@ class CachedTokenRequest(ShownByFields):
         preemptive_window: timedelta = PREEMPTIVE_WINDOW,
         minimum_ttl: timedelta = MINIMUM_TTL,
         rejected: str | None = None,
-    ) -> None:
-        put = object.__setattr__
-        put(self, "tenant", TenantId(tenant))
-        put(self, "principal", PrincipalId(principal))
-        put(self, "scope", scope if isinstance(scope, ScopeSet) else ScopeSet(scope))
-        put(self, "resource", None if resource is None else checked_text("resource", resource))
-        put(self, "force", bool(force))
-        put(self, "preemptive_window", _window("preemptive_window", preemptive_window))
-        put(self, "minimum_ttl", _window("minimum_ttl", minimum_ttl))
-        put(self, "rejected", rejected)
+    ) -> Self:
+        # Only plain strings are looked up: a subclass of str may call two tenants equal.
+        asked: tuple[Any, ...] = (
+            cls,
+            tenant if type(tenant) is str else TenantId(tenant),
+            principal if type(principal) is str else PrincipalId(principal),
+            scope if type(scope) is str else _hashable(scope),
+            None if resource is None else checked_text("resource", resource),
+            force,
+            preemptive_window,
+            minimum_ttl,
+            rejected,
+        )
+        request: Self
+        try:
+            request = _remembered(*asked)
+        except TypeError:  # something in it cannot be hashed; most likely it cannot be at all
+            request = _build(*asked)
+        return request
+
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
+        return (), {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.init}
 
     def force_refresh(self) -> Self:
         """Give a request that wants another token than the one stored when it is made use of."""
@@ -117,6 +137,45 @@ class CachedTokenRequest(ShownByFields):
     def rejects(self, record: TokenRecord) -> bool:
         """Whether ``record`` holds the very token that was refused."""
         return self.rejected is not None and record.access_token.fingerprint() == self.rejected
+
+
+def _build(
+    cls: type[Request],
+    tenant: str,
+    principal: str,
+    scope: str | tuple[str, ...],
+    resource: str | None,
+    force: bool,
+    preemptive_window: timedelta,
+    minimum_ttl: timedelta,
+    rejected: str | None,
+) -> Request:
+    request = object.__new__(cls)
+    put = partial(object.__setattr__, request)
+    put("tenant", TenantId(tenant))
+    put("principal", PrincipalId(principal))
+    put("scope", ScopeSet(scope))
+    put("resource", resource)
+    put("force", bool(force))
+    put("preemptive_window", _window("preemptive_window", preemptive_window))
+    put("minimum_ttl", _window("minimum_ttl", minimum_ttl))
+    put("rejected", None if rejected is None else checked_text("rejected", rejected))
+    put("names", (tenant, principal, request.scope.fingerprint, resource))
+    insists = request.force or request.rejected is not None
+    put("ahead", math.inf if insists else max(preemptive_window, minimum_ttl).total_seconds())
+    return request
+
+
+_remembered: Callable[..., Any] = lru_cache(_REQUESTS_KEPT)(_build)
+
+
+def _hashable(scope: str | Iterable[str]) -> str | tuple[str, ...]:
+    """Give what may be looked up and means the same scope."""
+    if isinstance(scope, ScopeSet):
+        return scope.normalized
+    if isinstance(scope, list | tuple):
+        return tuple(scope)
+    return ScopeSet(scope).normalized
 
 
 def _window(name: str, value: timedelta) -> timedelta:

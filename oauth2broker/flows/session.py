@@ -6,7 +6,7 @@ import hmac
 import json
 import re
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from oauth2broker.errors import AuthorizationError, BrokerError, SerializationError, StateMismatchError
@@ -17,7 +17,6 @@ from oauth2broker.scopes import ScopeSet
 from oauth2broker.secret import TokenSecret
 
 SESSION_VERSION = 1
-SESSION_LIFETIME = timedelta(minutes=10)
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")  # RFC 7636 section 4.1
 
 

@@ -9,10 +9,11 @@ from datetime import datetime
 
 from oauth2broker import answers, oauth
 from oauth2broker.answers import TokenAnswer, TokenFailure
+from oauth2broker.client import Client
 from oauth2broker.errors import BrokerError, ConfigError, TransientError, TransportError
 from oauth2broker.ext.rate_limit import Delay, RateLimitContext, RateLimitPolicy, RetryDirective
+from oauth2broker.flows.transport import Transport
 from oauth2broker.grants import GrantType
-from oauth2broker.oauth import Client
 from oauth2broker.obs import logger
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.provider.strategy import ProviderStrategy
@@ -24,17 +25,8 @@ from oauth2broker.transports.base import (
     HttpResponse,
     ResponseMetadata,
     ResponseMetadataSlot,
-    TokenHttpClient,
     TransportErrorMapper,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Transport:
-    """An HTTP stack and what its errors mean."""
-
-    client: TokenHttpClient
-    mapper: TransportErrorMapper
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from oauth2broker.flows.bounds import Bounds
-from oauth2broker.flows.request import LONGEST_SKEW, CachedTokenRequest, Need
+from oauth2broker.flows.request import CachedTokenRequest, Need
 from oauth2broker.provider.descriptor import ProviderDescriptor, RotationPolicy
-from oauth2broker.records import TokenRecord
+from oauth2broker.records import LONGEST_SKEW, TokenRecord
 
 
 def may_rotate(descriptor: ProviderDescriptor) -> bool:

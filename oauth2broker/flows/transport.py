@@ -1,0 +1,61 @@
+"""The HTTP stack of a broker."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from oauth2broker.forking import forget_in_children
+
+if TYPE_CHECKING:
+    from oauth2broker.transports.base import TokenHttpClient, TransportErrorMapper
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """An HTTP stack and what its errors mean."""
+
+    client: TokenHttpClient
+    mapper: TransportErrorMapper
+
+
+class LazyTransport:
+    """The caller's transport and mapper, or those on requests, made when first needed.
+
+    A start that finds its token in the store never loads requests.
+    """
+
+    def __init__(self, client: TokenHttpClient | None, mapper: TransportErrorMapper | None) -> None:
+        self._client = client
+        self._mapper = mapper
+        self._lock = threading.Lock()
+        self._made: Transport | None = None
+        forget_in_children(self)
+
+    def get(self) -> Transport:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+    def close(self) -> None:
+        with self._lock:
+            made, self._made = self._made, None
+        if made is not None and self._client is None:
+            made.client.close()  # type: ignore[attr-defined]
+
+    def forget_after_fork(self) -> None:
+        """The connections are the parent's."""
+        self._lock = threading.Lock()
+        if self._client is None:
+            self._made = None
+
+    def _make(self) -> Transport:
+        client, mapper = self._client, self._mapper
+        if client is None or mapper is None:
+            from oauth2broker.transports import requests as default
+
+            client = default.RequestsHttpClient() if client is None else client
+            mapper = default.RequestsTransportErrorMapper() if mapper is None else mapper
+        return Transport(client, mapper)
