@@ -21,6 +21,7 @@ from oauth2broker.secret import TokenSecret, wrap_secret
 
 KEY_VERSION = "oauth2broker/key/1"
 RECORD_VERSION = 1
+_CANONICAL = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 """When an access token that was never there expired."""
 LONGEST_SKEW = timedelta(seconds=300)
@@ -75,8 +76,7 @@ class StoreKey:
             self.resource,
             self.grant,
         ]
-        canonical = json.dumps(parts, ensure_ascii=True, separators=(",", ":"))
-        digest = hashlib.sha256(canonical.encode("ascii")).hexdigest()
+        digest = hashlib.sha256(_CANONICAL.encode(parts).encode("ascii")).hexdigest()
         object.__setattr__(self, "digest", digest)
         object.__setattr__(self, "spread", int(digest[:8], 16) / 2**32)
 
@@ -263,7 +263,7 @@ def checked_text(name: str, value: str) -> str:
 
 def checked_grant(grant: str) -> GrantType:
     """Give the :class:`GrantType` of that name, else raise :class:`ConfigError`."""
-    if grant in GrantType.__members__.values():
+    if isinstance(grant, GrantType) or grant in GrantType.__members__.values():
         return GrantType(grant)
     raise ConfigError(f"not a grant type: {grant!r:.80}")
 

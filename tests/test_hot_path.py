@@ -227,7 +227,7 @@ def test_many_keys_leave_nothing_that_grows() -> None:
             broker.store.delete(key)
         gc.collect()
         left = [found for found in gc.get_objects() if isinstance(found, StoreKey)]
-        assert len(left) <= 4096 + 1024
+        assert len(left) <= 4096 + 1000  # and those of other tests
         assert list(broker.store.keys()) == []
         assert broker.unsaved == {}
         assert len(broker._flights) == 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from enum import Enum
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from oauth2broker.errors import ConfigError
@@ -19,7 +20,7 @@ from oauth2broker.scopes import ScopeSet
 PREEMPTIVE_WINDOW = timedelta(seconds=60)
 MINIMUM_TTL = timedelta(seconds=5)
 _NOTHING = timedelta()
-_REQUESTS_KEPT = 1024
+_REQUESTS_KEPT = 4096
 
 Request = TypeVar("Request", bound="CachedTokenRequest")
 
@@ -69,23 +70,22 @@ class CachedTokenRequest(ShownByFields):
         rejected: str | None = None,
     ) -> Self:
         # Only plain strings are looked up: a subclass of str may call two tenants equal.
-        asked: tuple[Any, ...] = (
+        asked = (
             cls,
             tenant if type(tenant) is str else TenantId(tenant),
             principal if type(principal) is str else PrincipalId(principal),
-            scope if type(scope) is str else _hashable(scope),
+            scope if type(scope) is str else tuple(scope) if type(scope) is list else _hashable(scope),
             None if resource is None else checked_text("resource", resource),
             force,
             preemptive_window,
             minimum_ttl,
             rejected,
         )
-        request: Self
         try:
-            request = _remembered(*asked)
-        except TypeError:  # something in it cannot be hashed; most likely it cannot be at all
-            request = _build(*asked)
-        return request
+            return _remembered[asked]  # type: ignore[return-value]
+        except (KeyError, TypeError):  # new, or of something that cannot be hashed and most likely cannot be
+            pass
+        return _remember(asked, _build(*asked))
 
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
         return (), {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.init}
@@ -166,16 +166,22 @@ def _build(
     return request
 
 
-_remembered: Callable[..., Any] = lru_cache(_REQUESTS_KEPT)(_build)
+def _remember(asked: tuple[object, ...], request: Request) -> Request:
+    if len(_remembered) >= _REQUESTS_KEPT:
+        _remembered.clear()
+    with suppress(TypeError):
+        _remembered[asked] = request
+    return request
+
+
+_remembered: dict[tuple[object, ...], CachedTokenRequest] = {}
 
 
 def _hashable(scope: str | Iterable[str]) -> str | tuple[str, ...]:
     """Give what may be looked up and means the same scope."""
     if isinstance(scope, ScopeSet):
         return scope.normalized
-    if isinstance(scope, list | tuple):
-        return tuple(scope)
-    return ScopeSet(scope).normalized
+    return scope if type(scope) is tuple else ScopeSet(scope).normalized
 
 
 def _window(name: str, value: timedelta) -> timedelta:

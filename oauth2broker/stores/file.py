@@ -46,9 +46,12 @@ _Identity = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """A record as it was read, and the file's identity if a change of the file is sure to show in it."""
+    """A record as it was read, and the file's identity if a change of the file is sure to show in it.
 
-    path: str
+    The path is in bytes, which the system takes as they are; that is all a hit costs.
+    """
+
+    path: bytes
     identity: _Identity | None
     record: TokenRecord
 
@@ -290,7 +293,7 @@ def _load(path: str) -> _Loaded | StoreError | None:
     except SerializationError as error:
         return SerializationError(f"{path}: {error}")
     is_settled = time.time_ns() - found.st_mtime_ns >= _SETTLED_NS
-    return _Loaded(path, _identity(found) if is_settled else None, record)
+    return _Loaded(os.fsencode(path), _identity(found) if is_settled else None, record)
 
 
 def _identity(found: os.stat_result) -> _Identity:
