@@ -6,13 +6,14 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 USE_VENV = $(RUN) -m
 
-.PHONY: demo test check e2e clean help
+.PHONY: demo test check e2e bench clean help
 
 help:
 	@echo "make demo   shows the main job working, against a real server in the process"
 	@echo "make test   runs the tests"
 	@echo "make check  types, lint, import rules"
 	@echo "make e2e    runs the tests against an authorization server that is not ours (needs Node.js)"
+	@echo "make bench  measures, beside other libraries; BENCH_QUICK=1 to see that it works"
 	@echo "make clean  removes what the others made"
 
 demo: $(VENV)/.test
@@ -31,8 +32,13 @@ e2e: $(VENV)/.test
 	cd tests/e2e && npm ci --no-fund --no-audit
 	OAUTH2BROKER_E2E=require $(USE_VENV) pytest tests/e2e
 
+# Sets itself up in .venv-bench, with the built wheel. BENCH_ARGS="--only hits,threads" runs some of it.
+bench:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
+	$(PYTHON) -m benchmarks.run $(BENCH_ARGS)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf .import_linter_cache tests/e2e/node_modules
 
 # Some systems ship venv without pip; then the pip that is there installs one.
