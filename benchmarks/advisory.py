@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 from benchmarks.measure import percentile
-from benchmarks.peers.base import AheadOfExpiry
-from benchmarks.provider import CLIENT_ID, CLIENT_SECRET, LATENCY, UserGrant, provider_process
-from benchmarks.setting import Setting
+from benchmarks.peers.base import AheadOfExpiry, Peer
+from benchmarks.provider import CLIENT_ID, CLIENT_SECRET, LATENCY, ProviderDesk, UserGrant, provider_process
+from benchmarks.setting import NOT_MEASURED, Setting
 from benchmarks.tables import Column, Kind, Row, Section, Table, Value
 from oauth2broker import Broker, BrokerStore, FileStore, MemoryStore, TokenRecord
 
@@ -32,20 +31,13 @@ _AGE, _LEFT = timedelta(minutes=59), timedelta(seconds=30)
 def run(setting: Setting) -> Section:
     """Watch the others, with a renewal under way and without."""
     rounds = setting.choose(15, 3)
-    rows = []
+    stores = {"MemoryStore": MemoryStore(), "FileStore": FileStore(setting.folder("advisory"))}
     with provider_process(LATENCY) as desk:
-        for name, store in (
-            ("MemoryStore", MemoryStore()),
-            ("FileStore", FileStore(setting.folder("advisory"))),
-        ):
-            rows.append(_row(f"oauth2broker, {name}", _ours(desk.log_in(), store), rounds, ours=True))
-        for peer in setting.peers:
-            row = None
-            if peer.ahead is not None:
-                ahead = setting.attempt(peer.name, partial(peer.ahead, desk.log_in()))
-                if ahead is not None:
-                    row = setting.attempt(peer.name, partial(_row, peer.name, ahead, rounds))
-            rows.append(row or Row(peer.name, [None] * 7 + [peer.no_window]))
+        rows = [
+            _row(f"oauth2broker, {name}", _ours(desk.log_in(), store), rounds, ours=True)
+            for name, store in stores.items()
+        ]
+        rows += [_row_of_peer(setting, peer, desk, rounds) for peer in setting.peers]
     columns = [
         Column("slowest call", Kind.SECONDS),
         Column("others' calls", Kind.COUNT),
@@ -66,6 +58,13 @@ def run(setting: Setting) -> Section:
             "the slowest of the others."
         ],
     )
+
+
+def _row_of_peer(setting: Setting, peer: Peer, desk: ProviderDesk, rounds: int) -> Row:
+    if (ahead := peer.ahead) is None:
+        return Row(peer.name, [None] * 7 + [peer.no_window])
+    row = setting.attempt(peer.name, lambda: _row(peer.name, ahead(desk.log_in()), rounds))
+    return row or Row(peer.name, [None] * 7 + [NOT_MEASURED])
 
 
 def _ours(grant: UserGrant, store: BrokerStore) -> AheadOfExpiry:

@@ -75,7 +75,7 @@ def _render_about(about: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [
         f"oauth2broker benchmarks, {about['date']}{' (quick run: numbers mean little)' * about['quick']}",
-        f"{about['python']} on {about['system']}, {about['processors']} processors",
+        f"{about['python']} on {about['system']}, {about['processors']} processors {about['processor']}".strip(),
         *textwrap.wrap(f"Versions: {versions}", _WIDTH),
     ]
     return "\n".join(lines)

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from benchmarks.peers.base import Peer
 
+NOT_MEASURED = "not measured in this run"
+
 Choice = TypeVar("Choice")
 Made = TypeVar("Made")
 

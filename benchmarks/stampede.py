@@ -15,7 +15,7 @@ from threading import Barrier
 
 from benchmarks.crowd import rush
 from benchmarks.provider import CLIENT_ID, CLIENT_SECRET, LATENCY, ProviderDesk, UserGrant, provider_process
-from benchmarks.setting import Setting
+from benchmarks.setting import NOT_MEASURED, Setting
 from benchmarks.tables import Bar, Bars, Column, Kind, Relation, Row, Section, Table, Verdict
 from oauth2broker import Broker, BrokerStore, CachedTokenRequest, FileStore, MemoryStore
 
@@ -176,7 +176,7 @@ def _table(setting: Setting, found: Mapping[str, Sequence[Round]]) -> Table:
     ]
     rows = [_row(name, rounds) for name, rounds in found.items()]
     rows += [
-        Row(peer.name, [None, None, None, None, None, peer.no_calls])
+        Row(peer.name, [None, None, None, None, None, peer.no_calls or NOT_MEASURED])
         for peer in setting.peers
         if peer.name not in found
     ]

@@ -79,11 +79,22 @@ def _about(setting: Setting) -> Mapping[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "quick": setting.quick,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
         "processors": os.cpu_count(),
         "versions": {name: version for name in names if (version := _version(name))},
         "not measured": setting.failures,
     }
+
+
+def _processor() -> str:
+    """Give the processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def _version(name: str) -> str | None:

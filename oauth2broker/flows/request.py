@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from oauth2broker.errors import ConfigError
 from oauth2broker.frozen import ShownByFields
@@ -69,23 +68,17 @@ class CachedTokenRequest(ShownByFields):
         minimum_ttl: timedelta = MINIMUM_TTL,
         rejected: str | None = None,
     ) -> Self:
-        # Only plain strings are looked up: a subclass of str may call two tenants equal.
-        asked = (
-            cls,
-            tenant if type(tenant) is str else TenantId(tenant),
-            principal if type(principal) is str else PrincipalId(principal),
-            scope if type(scope) is str else tuple(scope) if type(scope) is list else _hashable(scope),
-            None if resource is None else checked_text("resource", resource),
-            force,
-            preemptive_window,
-            minimum_ttl,
-            rejected,
-        )
-        try:
-            return _remembered[asked]  # type: ignore[return-value]
-        except (KeyError, TypeError):  # new, or of something that cannot be hashed and most likely cannot be
-            pass
-        return _remember(asked, _build(*asked))
+        if type(scope) is not str:
+            scope = tuple(scope) if type(scope) is list else _hashable(scope)
+        if resource is not None:
+            resource = checked_text("resource", resource)
+        asked = cls, tenant, principal, scope, resource, force, preemptive_window, minimum_ttl, rejected
+        if type(tenant) is type(principal) is str:  # a subclass of str may call two tenants equal
+            try:
+                return _remembered[asked]  # type: ignore[return-value]
+            except (KeyError, TypeError):  # not seen before, or holds what cannot be hashed
+                pass
+        return _remember(*asked)
 
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
         return (), {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.init}
@@ -166,12 +159,20 @@ def _build(
     return request
 
 
-def _remember(asked: tuple[object, ...], request: Request) -> Request:
-    if len(_remembered) >= _REQUESTS_KEPT:
-        _remembered.clear()
-    with suppress(TypeError):
-        _remembered[asked] = request
-    return request
+def _remember(cls: type[Request], tenant: str, principal: str, *rest: Any) -> Request:
+    """Give the request that was built like this before, or build it."""
+    asked: tuple[Any, ...] = cls, TenantId(tenant), PrincipalId(principal), *rest
+    try:
+        request: Any = _remembered.get(asked)
+    except TypeError:  # something in it cannot be hashed, and most likely cannot be at all
+        request = _build(*asked)
+    else:
+        if request is None:
+            request = _build(*asked)
+            if len(_remembered) >= _REQUESTS_KEPT:
+                _remembered.clear()  # rather than keep order
+            _remembered[asked] = request
+    return cast("Request", request)
 
 
 _remembered: dict[tuple[object, ...], CachedTokenRequest] = {}
