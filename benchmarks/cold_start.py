@@ -48,7 +48,7 @@ def run(setting: Setting) -> Section:
         tables=[_table(commands, rounds, loaded)],
         verdicts=[
             Verdict(
-                "import oauth2broker, of importing requests",
+                "import oauth2broker (its names not yet), of importing requests",
                 rounds.ratio(IMPORT, REQUESTS),
                 Relation.AT_MOST,
                 0.25,

@@ -21,7 +21,9 @@ A token that works is asked for again and again. The floor is a plain function t
 the token up in a dict by a string: no cache can do less. Ours, and the peers of the columns "by key", find
 one token among a hundred by what it is for, and look at its expiry. The other two columns are other work:
 "one token" asks an object that holds a single token whether that still works; "signs a request" also puts it
-into a prepared request. What a peer does not do is a dash. No observers; the code of each cell is below."""
+into a prepared request. "Anew" builds one and the same request for every call; the rows of many users in turn
+show what different ones cost, below and above the 4,096 that are remembered. What a peer does not do is a
+dash. No observers; the code of each cell is below."""
 
 FLOOR, DATETIME_FLOOR = "dict lookup and time.time()", "dict lookup and datetime.now(UTC)"
 SETTLED = 2.1  # seconds until a FileStore trusts what it has read

@@ -75,8 +75,10 @@ def _render_about(about: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [
         f"oauth2broker benchmarks, {about['date']}{' (quick run: numbers mean little)' * about['quick']}",
-        f"{about['python']} on {about['system']}, {about['processors']} processors {about['processor']}".strip(),
+        f"{about['python']} on {about['system']}",
+        f"{about['processors']} processors {about['processor']}".rstrip(),
         *textwrap.wrap(f"Versions: {versions}", _WIDTH),
+        *(f"Not measured: {what} ({error})" for what, error in about["not measured"].items()),
     ]
     return "\n".join(lines)
 

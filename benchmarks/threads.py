@@ -41,14 +41,14 @@ class Subject:
 def run(setting: Setting) -> Section:
     """Measure every subject with every number of threads, by turns."""
     subjects = [*_ours(setting), _floor(), *_peers(setting)]
-    seconds = setting.choose(0.25, 0.05)
+    seconds = setting.choose(1.0, 0.05)  # 64 threads take 0.32 s for a turn each
     rounds = take_turns(
         {
             _name(subject, threads): partial(_calls_per_second, subject.call, threads, seconds)
             for subject in subjects
             for threads in THREADS
         },
-        setting.choose(5, 2),
+        setting.choose(3, 2),
     )
     laps = {
         _name(subject, threads): _latencies(subject.call, threads, seconds)

@@ -6,6 +6,114 @@ next to nothing, and a start that finds its token in the store loads neither req
 
 from importlib import import_module
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one file
+    from oauth2broker.errors import (
+        AuthorizationError as AuthorizationError,
+        AuthorizationRequiredError as AuthorizationRequiredError,
+        BackendError as BackendError,
+        BrokerError as BrokerError,
+        ConfigError as ConfigError,
+        InsufficientScopeError as InsufficientScopeError,
+        InvalidClientError as InvalidClientError,
+        InvalidGrantError as InvalidGrantError,
+        RevokedError as RevokedError,
+        SerializationError as SerializationError,
+        StateMismatchError as StateMismatchError,
+        StoreError as StoreError,
+        TransientError as TransientError,
+        TransportError as TransportError,
+    )
+    from oauth2broker.ext.lease import (
+        TokenLease as TokenLease,
+        TokenLeaseContext as TokenLeaseContext,
+        TokenLeaseState as TokenLeaseState,
+    )
+    from oauth2broker.ext.rate_limit import (
+        Allow as Allow,
+        Delay as Delay,
+        RateLimitContext as RateLimitContext,
+        RateLimitDecision as RateLimitDecision,
+        RateLimitPolicy as RateLimitPolicy,
+        RetryDirective as RetryDirective,
+    )
+    from oauth2broker.ext.signer import (
+        RequestSigner as RequestSigner,
+    )
+    from oauth2broker.flows.broker import (
+        Broker as Broker,
+    )
+    from oauth2broker.flows.request import (
+        CachedTokenRequest as CachedTokenRequest,
+    )
+    from oauth2broker.flows.session import (
+        AuthorizationSession as AuthorizationSession,
+    )
+    from oauth2broker.grants import (
+        GrantType as GrantType,
+    )
+    from oauth2broker.ids import (
+        PrincipalId as PrincipalId,
+        ProviderId as ProviderId,
+        TenantId as TenantId,
+    )
+    from oauth2broker.obs import (
+        FlowEvent as FlowEvent,
+        FlowKind as FlowKind,
+        FlowOutcome as FlowOutcome,
+        FlowSpan as FlowSpan,
+        Observer as Observer,
+        RefreshMetrics as RefreshMetrics,
+        record_flow_outcome as record_flow_outcome,
+    )
+    from oauth2broker.provider.descriptor import (
+        ClientAuthMethod as ClientAuthMethod,
+        ProviderDescriptor as ProviderDescriptor,
+        ProviderQuirks as ProviderQuirks,
+        RotationPolicy as RotationPolicy,
+    )
+    from oauth2broker.provider.strategy import (
+        DefaultProviderStrategy as DefaultProviderStrategy,
+        ProviderErrorContext as ProviderErrorContext,
+        ProviderErrorKind as ProviderErrorKind,
+        ProviderStrategy as ProviderStrategy,
+    )
+    from oauth2broker.records import (
+        StoreKey as StoreKey,
+        TokenFamily as TokenFamily,
+        TokenRecord as TokenRecord,
+        TokenStatus as TokenStatus,
+    )
+    from oauth2broker.scopes import (
+        ScopeSet as ScopeSet,
+    )
+    from oauth2broker.secret import (
+        TokenSecret as TokenSecret,
+    )
+    from oauth2broker.stores.base import (
+        ANY as ANY,
+        BrokerStore as BrokerStore,
+        CompareAndSwapOutcome as CompareAndSwapOutcome,
+    )
+    from oauth2broker.stores.file import (
+        FileStore as FileStore,
+    )
+    from oauth2broker.stores.memory import (
+        MemoryStore as MemoryStore,
+    )
+    from oauth2broker.transports.base import (
+        HttpRequest as HttpRequest,
+        HttpResponse as HttpResponse,
+        ResponseMetadata as ResponseMetadata,
+        ResponseMetadataSlot as ResponseMetadataSlot,
+        TokenHttpClient as TokenHttpClient,
+        TransportErrorMapper as TransportErrorMapper,
+    )
+    from oauth2broker.transports.requests import (
+        RequestsHttpClient as RequestsHttpClient,
+        RequestsTransportErrorMapper as RequestsTransportErrorMapper,
+    )
+
 _PUBLIC = {
     "errors": (
         "AuthorizationError AuthorizationRequiredError BackendError BrokerError ConfigError "
@@ -33,13 +141,16 @@ _PUBLIC = {
         "HttpRequest HttpResponse ResponseMetadata ResponseMetadataSlot TokenHttpClient TransportErrorMapper"
     ),
     "transports.requests": "RequestsHttpClient RequestsTransportErrorMapper",
-}  # by module; __init__.pyi says the same to type checkers
+}  # by module, the same
+_MODULES = {module.partition(".")[0] for module in _PUBLIC}
 _HOMES = {name: f"oauth2broker.{module}" for module, names in _PUBLIC.items() for name in names.split()}
 
 __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,13 +27,13 @@ class Identifier(str):
         value = str.__str__(value)  # the characters themselves, whatever a subclass says of them
         if not 1 <= len(value) <= MAX_LENGTH:
             raise ConfigError(f"{cls.__name__} has 1 to {MAX_LENGTH} characters, not {len(value)}")
-        plain = value.isascii() and value.isprintable() and " " not in value  # as most are, told at once
-        for position, character in enumerate("" if plain else value):
-            if character.isspace() or unicodedata.category(character) in {"Cc", "Cs"}:
-                raise ConfigError(
-                    f"{cls.__name__} must not hold whitespace, control characters or surrogates: "
-                    f"U+{ord(character):04X} at position {position}"
-                )
+        if not (value.isascii() and value.isprintable() and " " not in value):  # as most are, told at once
+            for position, character in enumerate(value):
+                if character.isspace() or unicodedata.category(character) in {"Cc", "Cs"}:
+                    raise ConfigError(
+                        f"{cls.__name__} must not hold whitespace, control characters or surrogates: "
+                        f"U+{ord(character):04X} at position {position}"
+                    )
         return super().__new__(cls, value)
 
     def __repr__(self) -> str:

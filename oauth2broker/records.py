@@ -22,7 +22,9 @@ from oauth2broker.secret import TokenSecret, wrap_secret
 KEY_VERSION = "oauth2broker/key/1"
 RECORD_VERSION = 1
 _CANONICAL = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
-LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""Where POSIX seconds count from."""
+LONG_AGO = EPOCH
 """When an access token that was never there expired."""
 LONGEST_SKEW = timedelta(seconds=300)
 """How far the clocks of two hosts, or of one host on two days, may be apart."""

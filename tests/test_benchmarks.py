@@ -17,7 +17,7 @@ TARGETS = {
     "a hit on FileStore, times one on MemoryStore",
     "a stampede on MemoryStore: token calls",
     "a renewal on MemoryStore, times the bare requests.post",
-    "import oauth2broker, of importing requests",
+    "import oauth2broker (its names not yet), of importing requests",
     "requests and oauthlib: loaded on a cached start",
 }
 

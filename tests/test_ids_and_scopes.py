@@ -8,8 +8,7 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from oauth2broker import ConfigError, PrincipalId, ProviderId, ScopeSet, TenantId
 from oauth2broker.ids import Identifier

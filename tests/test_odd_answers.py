@@ -12,8 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote_plus
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from oauth2broker import (
     AuthorizationSession,

@@ -15,8 +15,7 @@ from types import TracebackType
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from oauth2broker import (
     Broker,

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from oauth2broker import ConfigError, TokenSecret
 

@@ -40,8 +40,8 @@ def _cached_paths(_: Path) -> Sequence[CachedPath]:
     from google.auth.transport.requests import Request
 
     credentials = _credentials("https://provider.example.com/token", "access", "refresh", 3600.0)
-    sign = "credentials.before_request(transport, 'GET', url, headers)"
-    names = {"credentials": credentials, "transport": Request(), "url": API, "headers": {}}
+    sign = "credentials.before_request(transport, 'GET', url, {})"
+    names = {"credentials": credentials, "transport": Request(), "url": API}
     return [
         CachedPath(
             Work.ONE_TOKEN,
@@ -64,12 +64,12 @@ def _contender(grant: UserGrant) -> Callable[[], str]:
 def _ahead(grant: UserGrant) -> AheadOfExpiry:
     from google.auth.transport.requests import Request
 
-    transport, headers = Request(), dict[str, str]()
+    transport = Request()
     credentials = _credentials(grant.token_endpoint, grant.access_token, grant.refresh_token, 60.0)
     credentials.with_non_blocking_refresh()
     return AheadOfExpiry(
         rewind=lambda: setattr(credentials, "expiry", _in(60.0)),
-        ask=lambda: credentials.before_request(transport, "GET", API, headers),
+        ask=lambda: credentials.before_request(transport, "GET", API, {}),
     )
 
 

@@ -50,7 +50,7 @@ def _cached_paths(scratch: Path) -> Sequence[CachedPath]:
 
 PEER = Peer(
     name="requests_auth",
-    documented="README: Client Credentials flow; Managing token cache",
+    documented="README: Client Credentials flow; Managing token cache (auth(request) calls it)",
     imports="import requests_auth",
     locks="one per cache, also on a hit",
     coordinates="one thread at a time obtains; each waiting one obtains again",

@@ -26,7 +26,7 @@ from oauth2broker.grants import GrantType
 from oauth2broker.ids import TenantId
 from oauth2broker.obs import FlowKind, FlowSpan, Observer, RefreshMetrics
 from oauth2broker.provider.descriptor import ProviderDescriptor
-from oauth2broker.records import StoreKey, TokenFamily, TokenRecord, checked_grant
+from oauth2broker.records import EPOCH, StoreKey, TokenFamily, TokenRecord, checked_grant
 from oauth2broker.secret import TokenSecret, usable_secret, wrap_secret
 from oauth2broker.stores.base import BrokerStore
 from oauth2broker.stores.file import FileStore
@@ -47,6 +47,10 @@ _KEEP_THE_CONTRACT = (MemoryStore, FileStore)
 def utc_now() -> datetime:
     """Give the wall clock's time as an aware UTC datetime."""
     return datetime.now(UTC)
+
+
+def _posix_now() -> float:
+    return time.time()  # looked up each time: tests replace it
 
 
 class Broker:
@@ -98,7 +102,7 @@ class Broker:
             flights=self._flights,
             metrics=self._metrics,
             clock=clock,
-            seconds=time.time if clock is utc_now else lambda: clock().timestamp(),
+            seconds=_posix_now if clock is utc_now else lambda: (clock() - EPOCH).total_seconds(),
             bounds=bounds,
             make_endpoint=self._make_endpoint,
         )
@@ -164,9 +168,9 @@ class Broker:
         (``form_post``). Raises :class:`StateMismatchError`, :class:`AuthorizationError` (``access_denied``
         ...), and what :meth:`exchange_code` raises.
         """
-        from oauth2broker.flows.callback import parse_callback
+        from oauth2broker.flows import late
 
-        found = parse_callback(callback)
+        found = late.parse_callback(callback)
         del callback  # it holds the code; from here on nothing plain is in this frame
         with self._span(FlowKind.AUTHORIZATION_CODE, "complete_authorization", session.tenant):
             return self._authorization().complete(session, found)
@@ -217,9 +221,9 @@ class Broker:
         ``store.revoke``. Raises :class:`TransientError`, :class:`TransportError`,
         :class:`InvalidClientError`, :class:`StoreError`.
         """
-        from oauth2broker.flows.revocation import RevocationFlow
+        from oauth2broker.flows import late
 
-        return RevocationFlow(self._tools).revoke(self.key_for(request, grant))
+        return late.RevocationFlow(self._tools).revoke(self.key_for(request, grant))
 
     def key_for(self, request: CachedTokenRequest, grant: str = GrantType.AUTHORIZATION_CODE) -> StoreKey:
         """Give the key under which the answer to ``request`` is stored."""
@@ -254,27 +258,26 @@ class Broker:
         return self.key_for(request, GrantType.CLIENT_CREDENTIALS)
 
     def _users_renewer(self) -> Renewer:
-        from oauth2broker.flows.refresh import RefreshFlow
+        from oauth2broker.flows import late
 
-        return RefreshFlow(self._tools)
+        return late.RefreshFlow(self._tools)
 
     def _own_renewer(self) -> Renewer:
-        from oauth2broker.flows.client_credentials import ClientCredentialsFlow
+        from oauth2broker.flows import late
 
-        return ClientCredentialsFlow(self._tools)
+        return late.ClientCredentialsFlow(self._tools)
 
     def _authorization(self) -> AuthorizationFlow:
-        from oauth2broker.flows.authorization import AuthorizationFlow
+        from oauth2broker.flows import late
 
-        return AuthorizationFlow(self._tools)
+        return late.AuthorizationFlow(self._tools)
 
     def _make_endpoint(self) -> TokenEndpoint:
-        from oauth2broker.flows.token_endpoint import TokenEndpoint
-        from oauth2broker.provider.strategy import DefaultProviderStrategy
+        from oauth2broker.flows import late
 
-        strategy = DefaultProviderStrategy() if self._strategy is None else self._strategy
+        strategy = late.DefaultProviderStrategy() if self._strategy is None else self._strategy
         client, transport = self._client, self._transport.get
-        return TokenEndpoint(self._descriptor, strategy, client, transport, self._rate_limit)
+        return late.TokenEndpoint(self._descriptor, strategy, client, transport, self._rate_limit)
 
     def _span(self, flow: FlowKind, stage: str, tenant: str) -> AbstractContextManager[object]:
         if not self._observers:

@@ -44,31 +44,31 @@ class Renewer(Protocol):
 class CachedTokenFlow:
     """Serves one grant's tokens. Safe to share between threads.
 
-    ``renewer`` loads what is needed only once something must be renewed.
+    ``make_renewer`` loads what is needed only once something must be renewed.
     """
 
     def __init__(
         self,
         tools: Tools,
-        key_for: Callable[[CachedTokenRequest], StoreKey],
-        renewer: Callable[[], Renewer],
+        build_key: Callable[[CachedTokenRequest], StoreKey],
+        make_renewer: Callable[[], Renewer],
     ) -> None:
         self._tools = tools
         self._store = tools.store
         self._keeper = tools.keeper
         self._clock = tools.clock
         self._seconds = tools.seconds
-        self._key_for = key_for
-        self._renewer = renewer
+        self._build_key = build_key
+        self._make_renewer = make_renewer
         self._keys: dict[object, StoreKey] = {}
 
     def serve(self, request: CachedTokenRequest) -> TokenRecord:
         """Give a record that answers ``request``: at once if the stored one does, else by renewing it.
 
-        Up to the first return is the hot path: two dict lookups, one of them the store's, and one look at
-        the clock. What it cannot tell at a glance is decided with all due care below it.
+        Up to the first return is the hot path: the key by the request's names, the store's record, a look at
+        the clock. What that cannot tell at a glance is decided with all due care below.
         """
-        key = self._keys.get(request.names) or self._key_of(request)
+        key = self._keys.get(request.names) or self._learn_key(request)
         record = self._keeper.fetch(key) if self._keeper.unsaved else self._store.fetch(key)
         if record is not None and record.serves_from <= self._seconds() < record.serves_until - request.ahead:
             return record
@@ -77,9 +77,9 @@ class CachedTokenFlow:
     def _serve_with_care(
         self, request: CachedTokenRequest, key: StoreKey, record: TokenRecord | None
     ) -> TokenRecord:
-        now = self._clock()
         if record is None:
             return self._renew_first(request, key, record)
+        now = self._clock()
         if record.revoked_at is not None:
             raise RevokedError("the grant was revoked")
         match request.need_at(record, now):
@@ -90,9 +90,9 @@ class CachedTokenFlow:
             case Need.MANDATORY:
                 return self._renew_first(request, key, record)
 
-    def _key_of(self, request: CachedTokenRequest) -> StoreKey:
+    def _learn_key(self, request: CachedTokenRequest) -> StoreKey:
         """Give the key of ``request`` and remember it, for some thousand requests."""
-        key = self._key_for(request)
+        key = self._build_key(request)
         if len(self._keys) >= _KEYS_KEPT:
             self._keys.clear()  # rather than keep order on the hot path
         self._keys[request.names] = key
@@ -102,7 +102,7 @@ class CachedTokenFlow:
         self, request: CachedTokenRequest, key: StoreKey, record: TokenRecord, now: datetime
     ) -> TokenRecord:
         """Renew in the advisory window, unless somebody is at it: the record still works."""
-        if not self._renewer().may_renew_ahead(request, record, now):
+        if not self._make_renewer().may_renew_ahead(request, record, now):
             return record
         outcome = self._tools.flights.lead_if_none(
             key, partial(self._fly, request, key, record, patient=False)
@@ -129,7 +129,7 @@ class CachedTokenFlow:
         self, request: CachedTokenRequest, key: StoreKey, seen: TokenRecord | None, *, patient: bool
     ) -> Outcome:
         try:
-            return self._renewer().renew(request, key, seen, patient=patient)
+            return self._make_renewer().renew(request, key, seen, patient=patient)
         except BrokerError as error:
             grant_is_dead = isinstance(error, InvalidGrantError)
             return Outcome(None if grant_is_dead else seen, copy.copy(error))

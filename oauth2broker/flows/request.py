@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
-from typing import Any, Self, TypeVar, cast
+from typing import Any, final
 
 from oauth2broker.errors import ConfigError
 from oauth2broker.frozen import ShownByFields
@@ -20,8 +21,7 @@ PREEMPTIVE_WINDOW = timedelta(seconds=60)
 MINIMUM_TTL = timedelta(seconds=5)
 _NOTHING = timedelta()
 _REQUESTS_KEPT = 4096
-
-Request = TypeVar("Request", bound="CachedTokenRequest")
+_LONGEST_KEPT = 2048  # characters
 
 
 class Need(Enum):
@@ -32,6 +32,7 @@ class Need(Enum):
     MANDATORY = "mandatory"
 
 
+@final
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class CachedTokenRequest(ShownByFields):
     """Asks for a token of a principal, as fresh as the windows say. Immutable; keep and reuse it freely.
@@ -39,9 +40,11 @@ class CachedTokenRequest(ShownByFields):
     A record is renewed ahead when less than ``preemptive_window`` is left (less a jitter of up to a quarter
     of it, stable per key) and never served with less than ``minimum_ttl`` left. Both are capped at a quarter
     of the token's lifetime. ``force`` asks for a token other than the stored one; ``rejected`` is set by
-    :meth:`rejecting`. Plain strings are coerced. Requests built alike are one object as long as it is
-    remembered, so that building one for every call costs little. ``names`` tells its record from those of
-    other requests, ``ahead`` is how many seconds a record must have left to be served without a second look.
+    :meth:`rejecting`. Plain strings are coerced. ``names`` is what its key is looked up by, ``ahead`` how
+    many seconds a record must have left to be served without a second look.
+
+    Requests built from the same plain strings are one object for as long as it is remembered (4,096 are,
+    then all are forgotten), so that building one for every call costs little.
     Raises :class:`ConfigError` for values that cannot be.
     """
 
@@ -67,34 +70,62 @@ class CachedTokenRequest(ShownByFields):
         preemptive_window: timedelta = PREEMPTIVE_WINDOW,
         minimum_ttl: timedelta = MINIMUM_TTL,
         rejected: str | None = None,
-    ) -> Self:
-        if type(scope) is not str:
-            scope = tuple(scope) if type(scope) is list else _hashable(scope)
-        if resource is not None:
-            resource = checked_text("resource", resource)
-        asked = cls, tenant, principal, scope, resource, force, preemptive_window, minimum_ttl, rejected
-        if type(tenant) is type(principal) is str:  # a subclass of str may call two tenants equal
-            try:
-                return _remembered[asked]  # type: ignore[return-value]
-            except (KeyError, TypeError):  # not seen before, or holds what cannot be hashed
-                pass
-        return _remember(*asked)
+    ) -> CachedTokenRequest:
+        asked: tuple[object, ...] | None = None
+        try:
+            # Plain strings only. No scope token holds a line feed: text and number tell all lists apart.
+            if type(tenant) is type(principal) is str and (resource is None or type(resource) is str):
+                if type(scope) is str:
+                    asked = tenant, principal, scope, 0, resource, force, preemptive_window, minimum_ttl
+                elif type(scope) is list:
+                    text = "\n".join(scope)
+                    asked = (
+                        tenant,
+                        principal,
+                        text,
+                        len(scope),
+                        resource,
+                        force,
+                        preemptive_window,
+                        minimum_ttl,
+                    )
+            if rejected is None:
+                return _remembered[asked]
+        except (KeyError, TypeError):  # not asked before, or it cannot be
+            pass
+        request = object.__new__(cls)
+        put = partial(object.__setattr__, request)
+        put("tenant", TenantId(tenant))
+        put("principal", PrincipalId(principal))
+        put("scope", scope if isinstance(scope, ScopeSet) else ScopeSet(scope))
+        put("resource", None if resource is None else checked_text("resource", resource))
+        put("force", bool(force))
+        put("preemptive_window", _window("preemptive_window", preemptive_window))
+        put("minimum_ttl", _window("minimum_ttl", minimum_ttl))
+        put("rejected", None if rejected is None else checked_text("rejected", rejected))
+        put("names", (request.tenant, request.principal, request.scope.fingerprint, request.resource))
+        insists = request.force or request.rejected is not None
+        put("ahead", math.inf if insists else max(preemptive_window, minimum_ttl).total_seconds())
+        if asked is not None and rejected is None:
+            _remember(asked, request)
+        return request
 
-    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
-        return (), {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.init}
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and unpickle through the constructor: a copy may be an object that others hold, too."""
+        return _rebuilt, ({spec.name: getattr(self, spec.name) for spec in fields(self) if spec.init},)
 
-    def force_refresh(self) -> Self:
+    def force_refresh(self) -> CachedTokenRequest:
         """Give a request that wants another token than the one stored when it is made use of."""
         return replace(self, force=True)
 
-    def rejecting(self, record: TokenRecord) -> Self:
+    def rejecting(self, record: TokenRecord) -> CachedTokenRequest:
         """Give a request that is content with any token but the one of ``record``, which an API refused.
 
         Keeps a hash of the token, not the token.
         """
         return replace(self, rejected=record.access_token.fingerprint())
 
-    def with_preemptive_window(self, window: timedelta) -> Self:
+    def with_preemptive_window(self, window: timedelta) -> CachedTokenRequest:
         """Give a request that renews ahead by ``window``."""
         return replace(self, preemptive_window=window)
 
@@ -132,57 +163,21 @@ class CachedTokenRequest(ShownByFields):
         return self.rejected is not None and record.access_token.fingerprint() == self.rejected
 
 
-def _build(
-    cls: type[Request],
-    tenant: str,
-    principal: str,
-    scope: str | tuple[str, ...],
-    resource: str | None,
-    force: bool,
-    preemptive_window: timedelta,
-    minimum_ttl: timedelta,
-    rejected: str | None,
-) -> Request:
-    request = object.__new__(cls)
-    put = partial(object.__setattr__, request)
-    put("tenant", TenantId(tenant))
-    put("principal", PrincipalId(principal))
-    put("scope", ScopeSet(scope))
-    put("resource", resource)
-    put("force", bool(force))
-    put("preemptive_window", _window("preemptive_window", preemptive_window))
-    put("minimum_ttl", _window("minimum_ttl", minimum_ttl))
-    put("rejected", None if rejected is None else checked_text("rejected", rejected))
-    put("names", (tenant, principal, request.scope.fingerprint, resource))
-    insists = request.force or request.rejected is not None
-    put("ahead", math.inf if insists else max(preemptive_window, minimum_ttl).total_seconds())
-    return request
+_remembered: dict[object, CachedTokenRequest] = {}
+"""By what they were built from, in plain strings only: a subclass of str may call two tenants equal."""
 
 
-def _remember(cls: type[Request], tenant: str, principal: str, *rest: Any) -> Request:
-    """Give the request that was built like this before, or build it."""
-    asked: tuple[Any, ...] = cls, TenantId(tenant), PrincipalId(principal), *rest
-    try:
-        request: Any = _remembered.get(asked)
-    except TypeError:  # something in it cannot be hashed, and most likely cannot be at all
-        request = _build(*asked)
-    else:
-        if request is None:
-            request = _build(*asked)
-            if len(_remembered) >= _REQUESTS_KEPT:
-                _remembered.clear()  # rather than keep order
-            _remembered[asked] = request
-    return cast("Request", request)
+def _remember(asked: tuple[object, ...], request: CachedTokenRequest) -> None:
+    if len(request.scope.normalized) + len(request.resource or "") > _LONGEST_KEPT:
+        return
+    if len(_remembered) >= _REQUESTS_KEPT:
+        _remembered.clear()  # rather than keep order
+    with suppress(TypeError):  # of what cannot be hashed
+        _remembered[asked] = request
 
 
-_remembered: dict[tuple[object, ...], CachedTokenRequest] = {}
-
-
-def _hashable(scope: str | Iterable[str]) -> str | tuple[str, ...]:
-    """Give what may be looked up and means the same scope."""
-    if isinstance(scope, ScopeSet):
-        return scope.normalized
-    return scope if type(scope) is tuple else ScopeSet(scope).normalized
+def _rebuilt(options: dict[str, Any]) -> CachedTokenRequest:
+    return CachedTokenRequest(**options)
 
 
 def _window(name: str, value: timedelta) -> timedelta:

@@ -17,10 +17,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from oauth2broker import Broker, CachedTokenRequest, InvalidGrantError, MemoryStore, RevokedError, TokenRecord
-from oauth2broker.flows import broker as broker_module
-from oauth2broker.flows import keeper as keeper_module
-from oauth2broker.flows import refresh as refresh_module
-from oauth2broker.flows import singleflight as singleflight_module
+from oauth2broker.flows import (
+    broker as broker_module,
+    keeper as keeper_module,
+    refresh as refresh_module,
+    singleflight as singleflight_module,
+)
 from oauth2broker.flows.bounds import Bounds
 from oauth2broker.flows.keeper import Keeper
 from oauth2broker.obs import logger

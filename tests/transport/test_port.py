@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import requests
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from oauth2broker import (
     BrokerError,
