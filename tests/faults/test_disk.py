@@ -346,7 +346,7 @@ def test_threads_are_served_what_the_store_refused_until_it_is_back(
         store.failing = ""
         wait_for(lambda: broker.unsaved == {}, 5.0)
         assert stored(plain, key) == record
-        with plain.refresh_lease(key, timeout=0.0) as is_ours:
+        with plain.refresh_lease(key, timeout=5.0) as is_ours:  # it is let go right after
             assert is_ours
         assert (provider.token_calls, provider.reuses) == (1, 0)
         wait_for(lambda: not any(t.name == "oauth2broker-unsaved" for t in threading.enumerate()), 5.0)

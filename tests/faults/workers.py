@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
+import importlib
 import io
 import itertools
 import json
@@ -367,6 +368,7 @@ def lead_until_interrupted(actor: Actor, threads: int) -> tuple[bool, list[Answe
 
     Gives whether SIGINT ended the leading, and what the others got.
     """
+    importlib.import_module("oauth2broker.flows.late")  # it is to be interrupted in the call, not loading it
     signal.signal(signal.SIGINT, signal.default_int_handler)
     actor.pause.announces = False
     call = functools.partial(actor.broker.refresh_access_token, USER_REQUEST)
