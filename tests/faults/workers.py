@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
-import importlib
 import io
 import itertools
 import json
@@ -32,6 +31,7 @@ from multiprocessing.synchronize import Barrier, Event
 from types import MethodType
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar
 
+import oauth2broker.flows.late  # noqa: F401 - now: workers give up the right to read it, and are interrupted
 from oauth2broker import (
     Broker,
     BrokerError,
@@ -368,7 +368,6 @@ def lead_until_interrupted(actor: Actor, threads: int) -> tuple[bool, list[Answe
 
     Gives whether SIGINT ended the leading, and what the others got.
     """
-    importlib.import_module("oauth2broker.flows.late")  # it is to be interrupted in the call, not loading it
     signal.signal(signal.SIGINT, signal.default_int_handler)
     actor.pause.announces = False
     call = functools.partial(actor.broker.refresh_access_token, USER_REQUEST)
