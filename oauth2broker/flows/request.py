@@ -168,7 +168,7 @@ _remembered: dict[object, CachedTokenRequest] = {}
 
 
 def _remember(asked: tuple[object, ...], request: CachedTokenRequest) -> None:
-    if len(request.scope.normalized) + len(request.resource or "") > _LONGEST_KEPT:
+    if sum(len(part) for part in asked if isinstance(part, str)) > _LONGEST_KEPT:
         return
     if len(_remembered) >= _REQUESTS_KEPT:
         _remembered.clear()  # rather than keep order
