@@ -216,7 +216,8 @@ def test_long_requests_and_rejected_tokens_are_not_remembered() -> None:
     one, other = (CachedTokenRequest(TENANT, USER, resource=long) for _ in range(2))
     assert one == other
     assert one is not other
-    assert CachedTokenRequest(TENANT, USER, ["a"] * 5000) is not CachedTokenRequest(TENANT, USER, ["a"] * 5000)
+    repeated = ["a"] * 5000
+    assert CachedTokenRequest(TENANT, USER, repeated) is not CachedTokenRequest(TENANT, USER, repeated)
     rejecting = CachedTokenRequest(TENANT, USER, SCOPE).rejecting(record_of())
     assert CachedTokenRequest(TENANT, USER, SCOPE).rejecting(record_of()) is not rejecting
 
