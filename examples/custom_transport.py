@@ -18,6 +18,7 @@ from oauth2broker import (
     Broker,
     BrokerError,
     CachedTokenRequest,
+    ConfigError,
     GrantType,
     HttpRequest,
     HttpResponse,
@@ -26,6 +27,7 @@ from oauth2broker import (
     ResponseMetadataSlot,
     TransientError,
     TransportError,
+    is_public_address,
 )
 from oauth2broker.testing import Fault, LoopbackProvider
 
@@ -50,7 +52,7 @@ class PlainHttpClient:
 
     def send(self, request: HttpRequest, metadata: ResponseMetadataSlot) -> HttpResponse:
         metadata.take()  # nothing of an earlier answer may pass for this one's
-        connection = self._connect(request.url)
+        connection = self._connect(request)
         with closing(connection), hang_up_after(EXCHANGE_SECONDS, connection.sock):
             try:
                 return exchange(connection, request, metadata)
@@ -58,16 +60,19 @@ class PlainHttpClient:
                 # Its type says enough; its text may be whatever the other side sent.
                 raise WireError(type(error).__name__, connected=True) from None
 
-    def _connect(self, url: str) -> HTTPConnection:
-        host = urlsplit(url).netloc
-        connection = HTTPConnection(host, timeout=CONNECT_SECONDS)  # http: the broker's rule is loopback only
-        if urlsplit(url).scheme == "https":
-            connection = HTTPSConnection(host, timeout=CONNECT_SECONDS, context=self._tls)
+    def _connect(self, request: HttpRequest) -> HTTPConnection:
+        parts = urlsplit(request.url)
+        connection = HTTPConnection(parts.netloc, timeout=CONNECT_SECONDS)  # http: to loopback only
+        if parts.scheme == "https":
+            connection = HTTPSConnection(parts.netloc, timeout=CONNECT_SECONDS, context=self._tls)
         try:
             connection.connect()
         except OSError as error:
             connection.close()
             raise WireError(type(error).__name__, connected=False) from None
+        if request.public_only and not is_public_address(connection.sock.getpeername()[0]):
+            connection.close()  # discovery asks for this; nothing has been sent
+            raise ConfigError(f"{parts.hostname} is not at a public address")
         connection.sock.settimeout(EXCHANGE_SECONDS)
         return connection
 

@@ -8,6 +8,22 @@ from importlib import import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one file
+    from oauth2broker.client_auth.assertions import (
+        ClientSecretJwt as ClientSecretJwt,
+        PrivateKeyJwt as PrivateKeyJwt,
+    )
+    from oauth2broker.client_auth.base import (
+        ClientAuthentication as ClientAuthentication,
+        ClientIdentity as ClientIdentity,
+    )
+    from oauth2broker.client_auth.certificate import (
+        TlsClientAuth as TlsClientAuth,
+    )
+    from oauth2broker.client_auth.secrets import (
+        ClientSecretBasic as ClientSecretBasic,
+        ClientSecretPost as ClientSecretPost,
+        NoAuthentication as NoAuthentication,
+    )
     from oauth2broker.errors import (
         AuthorizationError as AuthorizationError,
         AuthorizationRequiredError as AuthorizationRequiredError,
@@ -67,16 +83,31 @@ if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one 
         record_flow_outcome as record_flow_outcome,
     )
     from oauth2broker.provider.descriptor import (
-        ClientAuthMethod as ClientAuthMethod,
         ProviderDescriptor as ProviderDescriptor,
-        ProviderQuirks as ProviderQuirks,
+    )
+    from oauth2broker.provider.kinds import (
+        BodyFormat as BodyFormat,
+        ClientAuthMethod as ClientAuthMethod,
+        Endpoint as Endpoint,
+        PkceSupport as PkceSupport,
         RotationPolicy as RotationPolicy,
     )
+    from oauth2broker.provider.quirks import (
+        ExpiryRule as ExpiryRule,
+        ProviderQuirks as ProviderQuirks,
+        TimeUnit as TimeUnit,
+    )
     from oauth2broker.provider.strategy import (
+        CallbackContext as CallbackContext,
         DefaultProviderStrategy as DefaultProviderStrategy,
         ProviderErrorContext as ProviderErrorContext,
         ProviderErrorKind as ProviderErrorKind,
         ProviderStrategy as ProviderStrategy,
+        RequestDraft as RequestDraft,
+    )
+    from oauth2broker.provider.template import (
+        ProviderTemplate as ProviderTemplate,
+        VariableKind as VariableKind,
     )
     from oauth2broker.records import (
         StoreKey as StoreKey,
@@ -108,6 +139,7 @@ if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one 
         ResponseMetadataSlot as ResponseMetadataSlot,
         TokenHttpClient as TokenHttpClient,
         TransportErrorMapper as TransportErrorMapper,
+        is_public_address as is_public_address,
     )
     from oauth2broker.transports.requests import (
         RequestsHttpClient as RequestsHttpClient,
@@ -115,6 +147,10 @@ if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one 
     )
 
 _PUBLIC = {
+    "client_auth.assertions": "ClientSecretJwt PrivateKeyJwt",
+    "client_auth.base": "ClientAuthentication ClientIdentity",
+    "client_auth.certificate": "TlsClientAuth",
+    "client_auth.secrets": "ClientSecretBasic ClientSecretPost NoAuthentication",
     "errors": (
         "AuthorizationError AuthorizationRequiredError BackendError BrokerError ConfigError "
         "InsufficientScopeError InvalidClientError InvalidGrantError RevokedError SerializationError "
@@ -129,8 +165,14 @@ _PUBLIC = {
     "grants": "GrantType",
     "ids": "PrincipalId ProviderId TenantId",
     "obs": "FlowEvent FlowKind FlowOutcome FlowSpan Observer RefreshMetrics record_flow_outcome",
-    "provider.descriptor": "ClientAuthMethod ProviderDescriptor ProviderQuirks RotationPolicy",
-    "provider.strategy": "DefaultProviderStrategy ProviderErrorContext ProviderErrorKind ProviderStrategy",
+    "provider.descriptor": "ProviderDescriptor",
+    "provider.kinds": "BodyFormat ClientAuthMethod Endpoint PkceSupport RotationPolicy",
+    "provider.quirks": "ExpiryRule ProviderQuirks TimeUnit",
+    "provider.strategy": (
+        "CallbackContext DefaultProviderStrategy ProviderErrorContext ProviderErrorKind ProviderStrategy "
+        "RequestDraft"
+    ),
+    "provider.template": "ProviderTemplate VariableKind",
     "records": "StoreKey TokenFamily TokenRecord TokenStatus",
     "scopes": "ScopeSet",
     "secret": "TokenSecret",
@@ -138,7 +180,8 @@ _PUBLIC = {
     "stores.file": "FileStore",
     "stores.memory": "MemoryStore",
     "transports.base": (
-        "HttpRequest HttpResponse ResponseMetadata ResponseMetadataSlot TokenHttpClient TransportErrorMapper"
+        "HttpRequest HttpResponse ResponseMetadata ResponseMetadataSlot TokenHttpClient TransportErrorMapper "
+        "is_public_address"
     ),
     "transports.requests": "RequestsHttpClient RequestsTransportErrorMapper",
 }  # by module, the same

@@ -6,14 +6,11 @@ their locals.
 
 from __future__ import annotations
 
-import base64
 import copy
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -26,9 +23,10 @@ from oauth2broker.errors import (
     InvalidGrantError,
     TransientError,
 )
-from oauth2broker.frozen import FrozenMapping, freeze
 from oauth2broker.grants import GrantType
+from oauth2broker.payloads import OWN_MEMBERS, TokenAnswer, parse_members, read_refresh_token
 from oauth2broker.provider.descriptor import ProviderDescriptor
+from oauth2broker.provider.quirks import ProviderQuirks
 from oauth2broker.provider.strategy import (
     STANDARD_ERRORS,
     ProviderErrorContext,
@@ -36,34 +34,13 @@ from oauth2broker.provider.strategy import (
     ProviderStrategy,
 )
 from oauth2broker.quoting import safe_text
-from oauth2broker.records import StoreKey, TokenRecord
-from oauth2broker.scopes import ScopeSet, is_scope_token
 from oauth2broker.secret import TokenSecret, usable_secret
 from oauth2broker.transports.base import HttpResponse, ResponseMetadata
 
-MAX_EXPIRES_IN = timedelta(days=3650)
-_OWN_MEMBERS = frozenset(
-    {"access_token", "refresh_token", "id_token", "token_type", "expires_in", "scope", "ok", "error"}
-    | {"refresh_token_expires_in", "refresh_expires_in"}
-)
 _NOTHING_TO_REVOKE = ("unsupported_token_type", "invalid_token", "invalid_grant")
-_VSCHAR = re.compile(r"[\x20-\x7e]+")  # RFC 6749 appendix A.12
 _REFRESH_MEMBER = re.compile(r'"refresh_token"\s*:\s*("(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")')
+_MOST_CODES = 10**12
 _ERROR_CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 appendix A.7, and no novels
-
-
-@dataclass(frozen=True, slots=True)
-class TokenAnswer:
-    """A successful answer (RFC 6749 section 5.1), checked. Lifetimes are in seconds."""
-
-    access_token: TokenSecret
-    refresh_token: TokenSecret | None
-    id_token: TokenSecret | None
-    token_type: str
-    expires_in: float | None
-    refresh_expires_in: float | None
-    granted_scope: ScopeSet | None
-    extra: FrozenMapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +62,26 @@ def read_token_answer(
     descriptor: ProviderDescriptor,
     strategy: ProviderStrategy,
     sent: Iterable[TokenSecret],
+    callback: Mapping[str, str],
 ) -> TokenAnswer | TokenFailure:
     """Read an answer of the token endpoint, whatever it is. Never raises.
 
-    ``sent`` are the secrets of the request; they are blotted out of the provider's error texts.
+    ``sent`` are the secrets of the request; they are blotted out of the provider's error texts. ``callback``
+    is what is kept of the callback; it joins what the answer says, and overrides nothing.
     """
     metadata = ResponseMetadata.from_headers(response.status, response.headers)
     if 300 <= response.status < 400:
         return _redirect("token", response.status)
     payload = _parse_body(response)
     if isinstance(payload, str):
+        if metadata.status == 401 and "www-authenticate" in response.headers:
+            return _unauthenticated(payload, metadata)
         return _unreadable(payload, metadata, _rescue(response))
-    if _is_error(response.status, payload):
+    quirks = descriptor.quirks
+    members = {**callback, **_unwrapped(payload, quirks.token_path)}
+    if _is_error(response.status, payload, members, quirks):
         return _read_error(payload, metadata, grant, descriptor, strategy, sent)
-    return _read_success(payload, metadata, grant, strategy)
+    return _read_success(members, metadata, grant, descriptor, strategy)
 
 
 def read_revocation_failure(
@@ -108,69 +91,21 @@ def read_revocation_failure(
     strategy: ProviderStrategy,
     sent: Iterable[TokenSecret],
 ) -> TokenFailure | None:
-    """Read a refusal of the revocation endpoint (RFC 7009 section 2.2.1); None: nothing is left to revoke."""
+    """Read the revocation endpoint's answer (RFC 7009 section 2.2); None: nothing is left to revoke."""
+    if 200 <= response.status < 300:
+        payload = _parse_body(response)
+        if isinstance(payload, str) or not _is_error(response.status, payload, payload, descriptor.quirks):
+            return None
     if 300 <= response.status < 400:
         return _redirect("revocation", response.status)
     payload = _parse_body(response)
-    if isinstance(payload, dict) and payload.get("error") in _NOTHING_TO_REVOKE:
+    code = _error_code(payload, descriptor.quirks) if isinstance(payload, dict) else None
+    if code is not None and descriptor.quirks.error_codes.get(code, code) in _NOTHING_TO_REVOKE:
         return None
     metadata = ResponseMetadata.from_headers(response.status, response.headers)
     if isinstance(payload, str):
         return _unreadable(payload, metadata)
     return _read_error(payload, metadata, grant, descriptor, strategy, sent)
-
-
-def build_record(
-    answer: TokenAnswer,
-    key: StoreKey,
-    scope: ScopeSet,
-    *,
-    issued_at: datetime,
-    default_expires_in: timedelta | None,
-    previous: TokenRecord | None = None,
-) -> TokenRecord:
-    """Make the record of ``answer``; what did not come is taken from ``previous`` (RFC 6749 section 6)."""
-    expires_at = _after(issued_at, answer.expires_in)
-    if expires_at is None and default_expires_in is not None:
-        expires_at = issued_at + default_expires_in
-    refresh_token, id_token = answer.refresh_token, answer.id_token
-    refresh_expires_at = _after(issued_at, answer.refresh_expires_in)
-    granted_scope, extra = answer.granted_scope, dict(answer.extra)
-    if previous is not None:
-        if refresh_token is None:
-            refresh_token = previous.refresh_token
-            refresh_expires_at = refresh_expires_at or previous.refresh_expires_at
-        id_token = id_token or previous.id_token
-        granted_scope = previous.granted_scope if granted_scope is None else granted_scope
-        extra = {**previous.extra, **extra}
-    return TokenRecord(
-        family=key.family,
-        scope=scope,
-        granted_scope=granted_scope,
-        resource=key.resource,
-        grant=key.grant,
-        access_token=answer.access_token,
-        refresh_token=refresh_token,
-        token_type=answer.token_type,
-        issued_at=issued_at,
-        expires_at=expires_at,
-        refresh_expires_at=refresh_expires_at,
-        id_token=id_token,
-        extra=extra,
-    )
-
-
-def read_subject(id_token: TokenSecret | None) -> str | None:
-    """Give the ``sub`` of an id token (OpenID Connect Core section 2) without verifying it, or None."""
-    if id_token is None:
-        return None
-    parts = id_token.expose().split(".")
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (IndexError, ValueError, RecursionError):
-        return None
-    subject = claims.get("sub") if isinstance(claims, dict) else None
-    return subject if isinstance(subject, str) else None
 
 
 def _parse_body(response: HttpResponse) -> dict[str, Any] | str:
@@ -210,12 +145,58 @@ def _integer(digits: str) -> int | float:
         return float(digits)
 
 
-def _is_error(status: int, payload: Mapping[str, Any]) -> bool:
+def _is_error(
+    status: int, payload: Mapping[str, Any], members: Mapping[str, Any], quirks: ProviderQuirks
+) -> bool:
+    """Whether ``payload`` is a refusal; ``members`` are those of the token in it."""
     if not 200 <= status < 300:
         return True
-    if _refresh_token(payload) is not None:
+    if read_refresh_token(members) is not None:
         return False  # an answer that brings a refresh token is no refusal, whatever else it says
-    return bool(payload.get("error")) or payload.get("ok") is False
+    if payload.get("error") or payload.get("ok") is False:
+        return True
+    return not members.get("access_token") and any(_code_at(payload, path) for path in quirks.error_paths)
+
+
+def _error_code(payload: Mapping[str, Any], quirks: ProviderQuirks) -> str | None:
+    """Give the provider's own code, from the first place that has one."""
+    found = next(filter(None, (_code_at(payload, path) for path in quirks.error_paths)), None)
+    return found or (_code_at(payload, "error") if isinstance(payload.get("error"), str) else None)
+
+
+def _code_at(payload: Mapping[str, Any], path: str) -> str | None:
+    value = _dig(payload, path)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < abs(value) < _MOST_CODES:
+        value = f"{value:.0f}"  # some providers number theirs
+    code = safe_text(value, limit=64)
+    return code if code is not None and _ERROR_CODE.fullmatch(code) else None
+
+
+def _dig(value: Any, path: str) -> Any:
+    """Follow ``path`` into a JSON value; None where it leads nowhere."""
+    for step in path.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    return value
+
+
+def _unwrapped(payload: Mapping[str, Any], path: str | None) -> Mapping[str, Any]:
+    """Give the members of the token, and beside them what else the answer says that is not of a token."""
+    inner = None if path is None else _dig(payload, path)
+    if path is None or not isinstance(inner, Mapping):
+        return payload
+    outer = {name: value for name, value in payload.items() if name not in OWN_MEMBERS}
+    outer.pop(path.partition(".")[0], None)
+    return {**outer, **inner}
+
+
+def _unauthenticated(what: str, metadata: ResponseMetadata) -> TokenFailure:
+    message = f"the provider wants other client authentication: it answered 401 with a body that {what}"
+    return TokenFailure(InvalidClientError(message, status=metadata.status), settled=False)
 
 
 def _unreadable(what: str, metadata: ResponseMetadata, rescued: TokenSecret | None = None) -> TokenFailure:
@@ -232,8 +213,8 @@ def _read_error(
     strategy: ProviderStrategy,
     sent: Iterable[TokenSecret],
 ) -> TokenFailure:
-    code = safe_text(payload.get("error"), limit=64)
-    if code is None or not _ERROR_CODE.fullmatch(code):
+    code = _error_code(payload, descriptor.quirks)
+    if code is None:
         return _unreadable("has no error code", metadata)
     code = descriptor.quirks.error_codes.get(code, code)
     if code not in STANDARD_ERRORS:  # one that is cannot be an echo, even if a secret is part of it
@@ -276,16 +257,20 @@ def _error_of(
 
 
 def _read_success(
-    payload: Mapping[str, Any], metadata: ResponseMetadata, grant: GrantType, strategy: ProviderStrategy
+    payload: Mapping[str, Any],
+    metadata: ResponseMetadata,
+    grant: GrantType,
+    descriptor: ProviderDescriptor,
+    strategy: ProviderStrategy,
 ) -> TokenAnswer | TokenFailure:
-    rescued = _refresh_token(payload)  # before a hook or the parser can choke on the rest
+    rescued = read_refresh_token(payload)  # before a hook or the parser can choke on the rest
     problem = "has no usable access_token"
     error: BrokerError | None = None
     try:
         members = {"refresh_token": payload.get("refresh_token")}  # a hook drops it by saying None
         members.update(strategy.normalize_token_response(grant, payload))
-        rescued = _refresh_token(members) or rescued
-        answer = _parse_members(members)
+        rescued = read_refresh_token(members) or rescued
+        answer = parse_members(members, descriptor)
         if answer is not None:
             return answer
     except BrokerError as raised:
@@ -296,64 +281,3 @@ def _read_success(
         message = f"the token endpoint answered {metadata.status} with a body that {problem}"
         error = TransientError(message, status=metadata.status, retry_after=metadata.retry_after)
     return TokenFailure(error, settled=False, refresh_token=rescued)
-
-
-def _parse_members(payload: Mapping[str, Any]) -> TokenAnswer | None:
-    access_token = payload.get("access_token")
-    if not isinstance(access_token, str) or not _VSCHAR.fullmatch(access_token) or payload.get("error"):
-        return None
-    token_type = payload.get("token_type")
-    is_named = isinstance(token_type, str) and _VSCHAR.fullmatch(token_type)
-    return TokenAnswer(
-        access_token=TokenSecret(access_token),
-        refresh_token=_refresh_token(payload),
-        id_token=usable_secret(payload.get("id_token")),
-        token_type=str(token_type) if is_named else "Bearer",
-        expires_in=_seconds(payload.get("expires_in")),
-        refresh_expires_in=_seconds(payload.get("refresh_token_expires_in"))
-        or _seconds(payload.get("refresh_expires_in")),
-        granted_scope=_granted_scope(payload.get("scope")),
-        extra=_extra(payload),
-    )
-
-
-def _refresh_token(payload: Mapping[str, Any]) -> TokenSecret | None:
-    return usable_secret(payload.get("refresh_token"))
-
-
-def _seconds(value: object) -> float | None:
-    """Give a lifetime, clamped, or None for what is none (missing, not a number, not positive)."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        return None
-    except OverflowError:
-        seconds = math.inf if value > 0 else 0.0  # type: ignore[operator]
-    return min(seconds, MAX_EXPIRES_IN.total_seconds()) if seconds > 0 else None
-
-
-def _after(instant: datetime, seconds: float | None) -> datetime | None:
-    return None if seconds is None else instant + timedelta(seconds=seconds)
-
-
-def _granted_scope(value: object) -> ScopeSet | None:
-    """Give the scope granted, from a string with spaces or commas, or a list; None when it says nothing."""
-    if isinstance(value, str):
-        value = re.split(r"[\s,]+", value)
-    if not isinstance(value, list | tuple):
-        return None
-    tokens = [token for token in value if is_scope_token(token)]
-    return ScopeSet(tokens) if tokens else None
-
-
-def _extra(payload: Mapping[str, Any]) -> FrozenMapping:
-    extra = {}
-    for name, value in payload.items():
-        if isinstance(name, str) and name not in _OWN_MEMBERS:
-            try:
-                extra[name] = freeze(value)
-            except ConfigError:
-                continue  # nested too deep to be meant for us
-    return FrozenMapping(extra)

@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 
 from oauth2broker import (
+    BodyFormat,
     ClientAuthMethod,
     ConfigError,
     DefaultProviderStrategy,
+    Endpoint,
+    ExpiryRule,
     GrantType,
+    PkceSupport,
     ProviderDescriptor,
     ProviderErrorContext,
     ProviderErrorKind,
@@ -24,24 +28,50 @@ from oauth2broker import (
 )
 from oauth2broker.urls import checked_redirect_uri, is_loopback
 
-ENDPOINTS = ["token_endpoint", "authorization_endpoint", "revocation_endpoint"]
+ENDPOINTS = [
+    "token_endpoint",
+    "authorization_endpoint",
+    "refresh_endpoint",
+    "revocation_endpoint",
+    "introspection_endpoint",
+    "device_authorization_endpoint",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnStrategy(ProviderStrategy):
+    """Equal to its like, so that equal descriptors are."""
+
+
 TOKEN_ENDPOINT = "https://provider.example.com/token"
 FULL: dict[str, Any] = {
     "id": "demo-provider",
     "token_endpoint": TOKEN_ENDPOINT,
     "grants": {GrantType.AUTHORIZATION_CODE, GrantType.REFRESH_TOKEN},
     "authorization_endpoint": "https://provider.example.com/authorize?audience=api",
+    "refresh_endpoint": "https://provider.example.com/refresh",
     "revocation_endpoint": "https://provider.example.com/revoke",
+    "introspection_endpoint": "https://provider.example.com/introspect",
+    "device_authorization_endpoint": "https://provider.example.com/device",
     "issuer": "https://provider.example.com",
     "client_auth": "client_secret_post",
+    "client_auth_also": {"none", "private_key_jwt"},
+    "endpoint_client_auth": {"revocation": "client_secret_basic"},
+    "pkce": "required",
     "scope_delimiter": ",",
+    "resource_param": "audience",
     "authorization_params": {"prompt": "consent"},
     "token_params": {"audience": "api"},
+    "grant_params": {"refresh_token": {"type": "refresh"}},
+    "token_headers": {"Provider-Version": "2026-11-01"},
+    "body_format": "json",
     "rotation": "always",
     "reuse_grace": timedelta(seconds=30),
     "default_expires_in": timedelta(hours=1),
+    "default_refresh_expires_in": timedelta(days=60),
     "iss_required": True,
     "quirks": ProviderQuirks(error_codes={"inactive_user": "invalid_grant"}),
+    "strategy": OwnStrategy(),
 }
 
 
@@ -65,9 +95,12 @@ def test_the_least_that_is_needed_is_enough_and_the_rest_has_safe_defaults() -> 
     assert descriptor.iss_required is False
     assert descriptor.quirks == ProviderQuirks()
     assert (dict(descriptor.authorization_params), dict(descriptor.token_params)) == ({}, {})
-    absent = ["authorization_endpoint", "revocation_endpoint", "issuer", "client_auth"]
-    absent += ["reuse_grace", "default_expires_in"]
-    assert [getattr(descriptor, name) for name in absent] == [None] * 6
+    assert descriptor.pkce is PkceSupport.UNKNOWN
+    assert descriptor.body_format is BodyFormat.FORM
+    assert descriptor.resource_param == "resource"
+    absent = [*ENDPOINTS[1:], "issuer", "client_auth", "strategy"]
+    absent += ["reuse_grace", "default_expires_in", "default_refresh_expires_in"]
+    assert [getattr(descriptor, name) for name in absent] == [None] * 11
 
 
 def test_every_field_is_kept_in_its_own_type() -> None:
@@ -77,6 +110,11 @@ def test_every_field_is_kept_in_its_own_type() -> None:
     assert descriptor.rotation is RotationPolicy.ALWAYS
     assert descriptor.grants == FULL["grants"]
     assert all(type(grant) is GrantType for grant in make(grants=["refresh_token"]).grants)
+    assert descriptor.pkce is PkceSupport.REQUIRED
+    assert descriptor.body_format is BodyFormat.JSON
+    assert descriptor.client_auth_also == {ClientAuthMethod.NONE, ClientAuthMethod.PRIVATE_KEY_JWT}
+    assert descriptor.endpoint_client_auth[Endpoint.REVOCATION] is ClientAuthMethod.CLIENT_SECRET_BASIC
+    assert descriptor.grant_params[GrantType.REFRESH_TOKEN] == {"type": "refresh"}
     for name in FULL.keys() - {"client_auth", "rotation", "grants"}:
         assert getattr(descriptor, name) == FULL[name], name
 
@@ -194,7 +232,33 @@ def test_an_endpoint_is_a_str(name: str, value: object) -> None:
         ("default_expires_in", 3600),
         ("default_expires_in", timedelta(0)),
         ("default_expires_in", timedelta(seconds=-1)),
-        ("client_auth", "client_secret_jwt"),
+        ("client_auth", "client_secret_jws"),
+        ("client_auth_also", "none"),
+        ("client_auth_also", ["password"]),
+        ("client_auth_also", 5),
+        ("client_auth", None),  # there is no second choice without a first
+        ("endpoint_client_auth", {"userinfo": "none"}),
+        ("endpoint_client_auth", {"revocation": "bearer"}),
+        ("endpoint_client_auth", "none"),
+        ("pkce", "plain"),
+        ("pkce", None),
+        ("resource_param", ""),
+        ("resource_param", 5),
+        ("grant_params", {"password": {}}),
+        ("grant_params", {"refresh_token": {"type": 5}}),
+        ("grant_params", {"refresh_token": "type=refresh"}),
+        ("grant_params", "refresh_token"),
+        ("token_headers", {"X-Version": "1\r\nX-Evil: 1"}),
+        ("token_headers", {"X Version": "1"}),
+        ("token_headers", {"X-Version": ""}),
+        ("token_headers", {"X-Version": "\u00e9"}),
+        ("token_headers", {"authorization": "Bearer x"}),
+        ("token_headers", {"Content-Type": "text/plain"}),
+        ("token_headers", {"HOST": "evil.example.com"}),
+        ("body_format", "xml"),
+        ("default_refresh_expires_in", 60),
+        ("strategy", "slack"),
+        ("strategy", DefaultProviderStrategy),
         ("client_auth", ["none"]),
         ("client_auth", ""),
         ("rotation", "never ever"),
@@ -208,6 +272,51 @@ def test_a_field_that_cannot_be_is_refused_by_name(name: str, value: object) -> 
     with pytest.raises(ConfigError) as caught:
         make(**{name: value})
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("param_names", {"client_id": ""}),
+        ("param_names", {"client_id": 5}),
+        ("param_names", {5: "client_key"}),
+        ("param_names", "client_key"),
+        ("assertion_audience", ""),
+        ("assertion_audience", 5),
+        ("error_codes", {"190": 5}),
+        ("error_paths", "errors.0.code"),
+        ("error_paths", ["errors..code"]),
+        ("error_paths", [""]),
+        ("error_paths", 5),
+        ("token_path", ""),
+        ("token_path", "body."),
+        ("token_path", ["body"]),
+        ("expiry", "expires_at"),
+        ("expiry", {"member": "expires_at"}),
+        ("scope_member", ""),
+        ("scope_member", None),
+        ("token_type", ""),
+        ("token_type", 5),
+        ("callback_members", "realmId"),
+        ("callback_members", ["refresh_token"]),
+        ("callback_members", ["access_token"]),
+        ("callback_members", ["error"]),
+        ("extra_members", "owner"),
+        ("extra_members", [5]),
+    ],
+)
+def test_a_quirk_that_cannot_be_is_refused_by_name(name: str, value: Any) -> None:
+    """Also what would let a callback, which anyone can write, bring a token of its own."""
+    with pytest.raises(ConfigError) as caught:
+        ProviderQuirks(**{name: value})
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"member": ""}, {"member": None}, {"unit": "minutes"}, {"unit": None}])
+def test_an_expiry_rule_that_cannot_be_is_refused_by_name(change: dict[str, Any]) -> None:
+    """A unit that is none would make tokens live for years."""
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        ExpiryRule(**change)
 
 
 @pytest.mark.parametrize("value", ["", "demo provider", "demo\n", "x" * 129, None])
@@ -346,10 +455,8 @@ CODES: Mapping[str, ProviderErrorKind] = {
     "slow_down": KIND.TRANSIENT,
     "invalid_request": KIND.CONFIG,
     "unsupported_grant_type": KIND.CONFIG,
-    "never_heard_of": KIND.CONFIG,
-    "INVALID_GRANT": KIND.CONFIG,
-    "": KIND.CONFIG,
 }
+UNKNOWN_CODES = ["never_heard_of", "INVALID_GRANT", ""]
 
 
 def classify(error: str, status: int) -> ProviderErrorKind:
@@ -366,7 +473,14 @@ def test_an_error_code_has_one_meaning_whatever_the_status(
     assert classify(error, status) is kind
 
 
-@pytest.mark.parametrize("error", CODES)
+@pytest.mark.parametrize("error", UNKNOWN_CODES)
+def test_an_unknown_code_is_ours_to_look_into_and_no_reason_to_log_in_again(error: str) -> None:
+    """With 401 it is the client that was not recognised (RFC 6749 section 5.2)."""
+    assert [classify(error, status) for status in (200, 400, 403)] == [KIND.CONFIG] * 3
+    assert classify(error, 401) is KIND.INVALID_CLIENT
+
+
+@pytest.mark.parametrize("error", [*CODES, *UNKNOWN_CODES])
 def test_too_many_requests_are_an_outage_whatever_the_code(error: str) -> None:
     """Nobody logs in again because of a rate limit."""
     assert classify(error, 429) is KIND.TRANSIENT

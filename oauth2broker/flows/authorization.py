@@ -9,19 +9,19 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import cast
 
-from oauth2broker import answers, oauth
-from oauth2broker.answers import TokenFailure, build_record
-from oauth2broker.errors import (
-    AuthorizationError,
-    BrokerError,
-    ConfigError,
-)
+from oauth2broker import oauth
+from oauth2broker.answers import TokenFailure
+from oauth2broker.errors import AuthorizationError, ConfigError
 from oauth2broker.flows.callback import Callback
 from oauth2broker.flows.session import AuthorizationSession
 from oauth2broker.flows.singleflight import Outcome
 from oauth2broker.flows.tools import Tools
 from oauth2broker.grants import GrantType
 from oauth2broker.ids import PrincipalId, TenantId
+from oauth2broker.issued import build_record, read_subject
+from oauth2broker.payloads import read_extra
+from oauth2broker.provider.descriptor import ProviderDescriptor
+from oauth2broker.provider.kinds import PkceSupport
 from oauth2broker.quoting import safe_text
 from oauth2broker.records import LONG_AGO, TokenRecord, checked_text
 from oauth2broker.scopes import ScopeSet
@@ -61,15 +61,17 @@ class AuthorizationFlow:
         tenant, principal = TenantId(tenant), PrincipalId(principal)
         scope, redirect_uri = ScopeSet(scope), checked_redirect_uri(redirect_uri)
         resource = None if resource is None else checked_text("resource", resource)
-        state, verifier = oauth.new_state(), oauth.new_code_verifier()
-        challenge = oauth.build_code_challenge(verifier)
-        ours = {"response_type": "code", "client_id": client_id, "redirect_uri": redirect_uri}
+        state, verifier, challenge = oauth.new_state(), None, None
+        ours = {"response_type": "code", "client_id": client_id, "redirect_uri": redirect_uri, "state": state}
         ours.update(oauth.format_scope(scope, descriptor.scope_delimiter))
-        ours.update(state=state, code_challenge=challenge, code_challenge_method="S256")
-        if resource is not None:
-            ours["resource"] = resource  # RFC 8707 section 2.1
+        ours.update(oauth.format_resource(descriptor, resource))
+        if descriptor.pkce is not PkceSupport.UNSUPPORTED:
+            verifier = oauth.new_code_verifier()
+            challenge = oauth.build_code_challenge(verifier)
+            ours.update(code_challenge=challenge, code_challenge_method="S256")
         params = _joined(ours, descriptor.authorization_params, extra_params or {})
         self._augment(params)
+        oauth.rename_params(descriptor, params)
         return AuthorizationSession(
             tenant=tenant,
             principal=principal,
@@ -92,30 +94,30 @@ class AuthorizationFlow:
             raise AuthorizationError(f"the callback cannot be used: {callback}")
         session.require_state(callback.state)
         self._require_issuer(callback.iss)
+        refused = self._endpoint.check_callback(callback.params)
+        if refused is not None:
+            raise refused
         if callback.error is not None:
             session.claim(self._tools.clock())
-            raise _denied(callback)
+            raise _denied(callback, self._endpoint.descriptor)
         if callback.code is None:
             raise AuthorizationError("the callback cannot be used: it carries no code")
-        return self._exchange(session, callback.code)
+        kept = self._endpoint.descriptor.quirks.callback_members
+        brought = {name: callback.params[name] for name in kept if name in callback.params}
+        return self._exchange(session, callback.code, brought)
 
     def exchange(self, session: AuthorizationSession, code: TokenSecret | None) -> TokenRecord:
         """Exchange a code whose callback the caller has checked."""
         self._require_own(session)
         if code is None:
             raise AuthorizationError("the code is not usable text")
-        return self._exchange(session, code)
+        return self._exchange(session, code, {})
 
     def _augment(self, params: dict[str, str]) -> None:
-        failed: str | None = None
-        try:
-            self._endpoint.strategy.augment_authorization_request(params)
-        except BrokerError:
-            raise
-        except Exception as raised:  # noqa: BLE001 - a hook may raise anything
-            failed = type(raised).__name__
-        if failed is not None:
-            raise ConfigError(f"the strategy's augment_authorization_request failed ({failed})")
+        hook = self._endpoint.strategy.augment_authorization_request
+        error = oauth.call_hook("augment_authorization_request", lambda: hook(params))
+        if error is not None:
+            raise error
         if not oauth.is_form(params):
             raise ConfigError("the strategy's augment_authorization_request left what cannot be sent")
 
@@ -134,31 +136,37 @@ class AuthorizationFlow:
         if iss is not None and descriptor.issuer is not None and iss != descriptor.issuer:
             raise AuthorizationError("the callback's iss is another issuer", error="invalid_issuer")
 
-    def _exchange(self, session: AuthorizationSession, code: TokenSecret) -> TokenRecord:
-        outcome = self._tools.flights.lead(session.key, partial(self._fly, session, code))
+    def _exchange(
+        self, session: AuthorizationSession, code: TokenSecret, brought: Mapping[str, str]
+    ) -> TokenRecord:
+        outcome = self._tools.flights.lead(session.key, partial(self._fly, session, code, brought))
         return cast("TokenRecord", outcome.record)
 
-    def _fly(self, session: AuthorizationSession, code: TokenSecret) -> Outcome:
+    def _fly(self, session: AuthorizationSession, code: TokenSecret, brought: Mapping[str, str]) -> Outcome:
         with self._tools.keeper.lease(session.key) as lease:
-            return Outcome(self._obtain(session, code, lease), renewed=True)
+            return Outcome(self._obtain(session, code, brought, lease), renewed=True)
 
-    def _obtain(self, session: AuthorizationSession, code: TokenSecret, lease: ExitStack) -> TokenRecord:
+    def _obtain(
+        self, session: AuthorizationSession, code: TokenSecret, brought: Mapping[str, str], lease: ExitStack
+    ) -> TokenRecord:
+        """Exchange ``code``; ``brought`` is what is kept of the callback."""
         grant, key = GrantType.AUTHORIZATION_CODE, session.key
         previous = self._tools.store.fetch(key)  # first: a store that cannot be read must not cost the code
         self._endpoint.require_budget(key, session.scope, grant, self._tools.clock())
-        call = self._endpoint.prepare(grant, _exchange_params(session, code))
+        params = _exchange_params(session, code, self._endpoint.descriptor)
+        call = self._endpoint.prepare(grant, params, brought, self._tools.clock())
         sent_at = self._tools.clock()
         session.claim(sent_at)
         result = self._endpoint.send(call)
         if isinstance(result, TokenFailure):
-            self._recover(session, result, previous, sent_at, lease)
+            self._recover(session, result, brought, previous, sent_at, lease)
             raise result.error
         record = build_record(
             result,
             key,
             session.scope,
             issued_at=sent_at,
-            default_expires_in=self._endpoint.descriptor.default_expires_in,
+            descriptor=self._endpoint.descriptor,
         )
         record = _with_kept_refresh_token(record, previous)
         self._tools.keeper.put(lambda: self._tools.store.save(record), record, previous, lease)
@@ -168,6 +176,7 @@ class AuthorizationFlow:
         self,
         session: AuthorizationSession,
         failure: TokenFailure,
+        brought: Mapping[str, str],
         previous: TokenRecord | None,
         sent_at: datetime,
         lease: ExitStack,
@@ -187,6 +196,7 @@ class AuthorizationFlow:
             refresh_token=failure.refresh_token,
             issued_at=sent_at,
             expires_at=LONG_AGO,
+            extra=read_extra(brought, self._endpoint.descriptor.quirks),
         )
         self._tools.keeper.put(lambda: self._tools.store.save(rescued), rescued, previous, lease)
 
@@ -206,22 +216,20 @@ def _joined(
     return params
 
 
-def _exchange_params(session: AuthorizationSession, code: TokenSecret) -> dict[str, str | TokenSecret]:
-    params: dict[str, str | TokenSecret] = {
-        "code": code,
-        "redirect_uri": session.redirect_uri,
-        "code_verifier": session.code_verifier,
-    }
-    if session.resource is not None:
-        params["resource"] = session.resource  # RFC 8707 section 2.2
-    return params
+def _exchange_params(
+    session: AuthorizationSession, code: TokenSecret, descriptor: ProviderDescriptor
+) -> dict[str, str | TokenSecret]:
+    params: dict[str, str | TokenSecret] = {"code": code, "redirect_uri": session.redirect_uri}
+    if session.code_verifier is not None:
+        params["code_verifier"] = session.code_verifier
+    return {**params, **oauth.format_resource(descriptor, session.resource)}
 
 
 def _with_kept_refresh_token(record: TokenRecord, previous: TokenRecord | None) -> TokenRecord:
     """Some providers send a refresh token on first consent only: keep it, unless another user came back."""
     if record.refresh_token is not None or previous is None or previous.refresh_token is None:
         return record
-    subjects = {answers.read_subject(record.id_token), answers.read_subject(previous.id_token)} - {None}
+    subjects = {read_subject(record.id_token), read_subject(previous.id_token)} - {None}
     if len(subjects) > 1:
         return record
     return replace(
@@ -232,8 +240,9 @@ def _with_kept_refresh_token(record: TokenRecord, previous: TokenRecord | None) 
     )
 
 
-def _denied(callback: Callback) -> AuthorizationError:
+def _denied(callback: Callback, descriptor: ProviderDescriptor) -> AuthorizationError:
     error = safe_text(callback.error, limit=64) or "unreadable"
+    error = descriptor.quirks.error_codes.get(error, error)
     description = safe_text(callback.error_description)
     message = f"the authorization ended in {error}" + (f" ({description})" if description else "")
     return AuthorizationError(message, error=error, description=description)

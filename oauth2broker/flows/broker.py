@@ -14,6 +14,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from oauth2broker.client import Client
+from oauth2broker.client_auth.base import ClientAuthentication
+from oauth2broker.client_auth.certificate import TlsClientAuth
+from oauth2broker.client_auth.sources import SecretLike, secret_source
 from oauth2broker.errors import ConfigError
 from oauth2broker.flows.bounds import SESSION_LIFETIME, Bounds
 from oauth2broker.flows.cached import CachedTokenFlow, Renewer
@@ -27,7 +30,7 @@ from oauth2broker.ids import TenantId
 from oauth2broker.obs import FlowKind, FlowSpan, Observer, RefreshMetrics
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.records import EPOCH, StoreKey, TokenFamily, TokenRecord, checked_grant
-from oauth2broker.secret import TokenSecret, usable_secret, wrap_secret
+from oauth2broker.secret import usable_secret
 from oauth2broker.stores.base import BrokerStore
 from oauth2broker.stores.file import FileStore
 from oauth2broker.stores.guarded import GuardedStore
@@ -56,6 +59,10 @@ def _posix_now() -> float:
 class Broker:
     """Obtains, caches, renews and revokes tokens of one client at one provider.
 
+    ``client_secret`` is text, the path of a file (``pathlib.Path``) or a callable that gives it; file and
+    callable are asked at each call to the provider, so that a secret can change while the program runs.
+    ``client_auth`` is another way to authenticate, instead of a secret. ``strategy`` None is the
+    descriptor's.
     Safe to share between threads; several brokers, in any processes, may share a store. ``store`` None is a
     :class:`MemoryStore` of its own. ``http_client`` None is a :class:`RequestsHttpClient`, made when first
     needed. ``clock`` gives aware UTC datetimes. Every method raises :class:`BrokerError` and nothing else
@@ -67,8 +74,9 @@ class Broker:
         self,
         descriptor: ProviderDescriptor,
         client_id: str,
-        client_secret: str | TokenSecret | None = None,
+        client_secret: SecretLike | None = None,
         *,
+        client_auth: ClientAuthentication | None = None,
         store: BrokerStore | None = None,
         strategy: ProviderStrategy | None = None,
         http_client: TokenHttpClient | None = None,
@@ -77,11 +85,11 @@ class Broker:
         observers: Iterable[Observer] = (),
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        secret = wrap_secret(client_secret)
+        secret = None if client_secret is None else secret_source(client_secret)
         del client_secret  # from here on nothing plain is in this frame
         if isinstance(secret, ConfigError):
             raise secret
-        client = Client.checked(descriptor, client_id, secret)
+        client = Client.checked(descriptor, client_id, secret, client_auth)
         if clock().utcoffset() is None:
             raise ConfigError("clock gives aware datetimes")
         self._store = MemoryStore() if store is None else store
@@ -90,7 +98,8 @@ class Broker:
         self._strategy = strategy
         self._rate_limit = rate_limit
         self._observers = tuple(observers)
-        self._transport = LazyTransport(http_client, error_mapper)
+        cert = client_auth.cert if isinstance(client_auth, TlsClientAuth) else None
+        self._transport = LazyTransport(http_client, error_mapper, cert)
         self._metrics = RefreshMetrics()
         bounds = Bounds()
         guarded = self._store if type(self._store) in _KEEP_THE_CONTRACT else GuardedStore(self._store)
@@ -275,7 +284,7 @@ class Broker:
     def _make_endpoint(self) -> TokenEndpoint:
         from oauth2broker.flows import late
 
-        strategy = late.DefaultProviderStrategy() if self._strategy is None else self._strategy
+        strategy = self._strategy or self._descriptor.strategy or late.DefaultProviderStrategy()
         client, transport = self._client, self._transport.get
         return late.TokenEndpoint(self._descriptor, strategy, client, transport, self._rate_limit)
 

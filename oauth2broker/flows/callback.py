@@ -16,13 +16,14 @@ _LOCATION = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|/")  # how a URL or a path sta
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """A callback's parameters, each there at most once. The code is a secret."""
+    """A callback's parameters, each there at most once. The code is a secret; ``params`` are all of them."""
 
     state: str | None = field(repr=False)
     code: TokenSecret | None
     error: str | None
     error_description: str | None
     iss: str | None
+    params: Mapping[str, str] = field(repr=False)
 
 
 def parse_callback(callback: str | Mapping[str, Any]) -> Callback | str:
@@ -39,6 +40,7 @@ def parse_callback(callback: str | Mapping[str, Any]) -> Callback | str:
         error=params.get("error") or None,
         error_description=params.get("error_description"),
         iss=params.get("iss"),
+        params=params,
     )
 
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 
-from oauth2broker.answers import TokenAnswer, TokenFailure, build_record
+from oauth2broker.answers import TokenFailure
 from oauth2broker.errors import BrokerError, RevokedError, StoreError, TransientError, TransportError
 from oauth2broker.flows.cached import back_off, is_newer_and_serves
 from oauth2broker.flows.request import CachedTokenRequest
@@ -14,10 +14,11 @@ from oauth2broker.flows.singleflight import Outcome
 from oauth2broker.flows.tools import Tools
 from oauth2broker.flows.turn import seconds_to_back_off
 from oauth2broker.grants import GrantType
-from oauth2broker.oauth import format_scope
+from oauth2broker.issued import build_record
+from oauth2broker.oauth import format_resource, format_scope
 from oauth2broker.obs import logger
+from oauth2broker.payloads import TokenAnswer
 from oauth2broker.records import LONG_AGO, StoreKey, TokenRecord
-from oauth2broker.secret import TokenSecret
 
 
 class ClientCredentialsFlow:
@@ -64,15 +65,15 @@ class ClientCredentialsFlow:
     def _obtain(self, request: CachedTokenRequest, key: StoreKey, stale: TokenRecord | None) -> Outcome:
         grant, endpoint = GrantType.CLIENT_CREDENTIALS, self._tools.endpoint
         endpoint.require_budget(key, request.scope, grant, self._clock())
-        delimiter = endpoint.descriptor.scope_delimiter
-        params: dict[str, str | TokenSecret] = {**format_scope(request.scope, delimiter)}
-        if request.resource is not None:
-            params["resource"] = request.resource  # RFC 8707 section 2.2
-        call = endpoint.prepare(grant, params)
+        params = {
+            **format_scope(request.scope, endpoint.descriptor.scope_delimiter),
+            **format_resource(endpoint.descriptor, request.resource),
+        }
         sent_at = self._clock()
-        result = endpoint.send(call)
-        if isinstance(result, TokenFailure) and _was_lost(result.error):
-            result = endpoint.send(call)  # lost on the way; nothing in it is single-use
+        result = endpoint.send(endpoint.prepare(grant, params, {}, sent_at))
+        if isinstance(result, TokenFailure) and _was_lost(result.error):  # nothing in it is single-use,
+            sent_at = self._clock()  # but for a client assertion, which is made anew
+            result = endpoint.send(endpoint.prepare(grant, params, {}, sent_at))
         if isinstance(result, TokenFailure):
             self._note_failure(request, key, stale, result.error)
             raise result.error
@@ -81,7 +82,7 @@ class ClientCredentialsFlow:
             key,
             request.scope,
             issued_at=sent_at,
-            default_expires_in=endpoint.descriptor.default_expires_in,
+            descriptor=endpoint.descriptor,
         )
         if request.rejects(record):  # a provider that repeats itself is not asked by every caller
             record = replace(record, **back_off(0, TransientError(), self._tools.bounds, sent_at))

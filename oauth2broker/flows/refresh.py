@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from oauth2broker.answers import TokenAnswer, TokenFailure, build_record
+from oauth2broker.answers import TokenFailure
 from oauth2broker.errors import (
     AuthorizationRequiredError,
     InvalidGrantError,
@@ -29,7 +29,10 @@ from oauth2broker.flows.turn import (
     seconds_to_settle,
 )
 from oauth2broker.grants import GrantType
+from oauth2broker.issued import build_record
+from oauth2broker.oauth import format_resource
 from oauth2broker.obs import logger
+from oauth2broker.payloads import TokenAnswer
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.secret import TokenSecret
 from oauth2broker.stores.base import CompareAndSwapOutcome
@@ -60,7 +63,7 @@ class RefreshFlow:
                 return Outcome(seen)
             result = _Renewal(self._tools, request, key, seen, lease).run()
         if isinstance(result, _Orphan):
-            self._tools.endpoint.revoke_quietly(result.record)
+            self._tools.endpoint.revoke_quietly(result.record, self._tools.clock())
             raise RevokedError("the grant was deleted while it was being renewed")
         return result
 
@@ -141,9 +144,8 @@ class _Renewal:
         grant, endpoint = GrantType.REFRESH_TOKEN, self.tools.endpoint
         endpoint.require_budget(self.key, record.scope, grant, now)
         params: dict[str, str | TokenSecret] = {"refresh_token": refresh_token}
-        if record.resource is not None:
-            params["resource"] = record.resource  # RFC 8707 section 2.2
-        return endpoint.prepare(grant, params)
+        params.update(format_resource(endpoint.descriptor, record.resource))
+        return endpoint.prepare(grant, params, record.extra, now)
 
     def _mark_attempt(self, record: TokenRecord, sent_at: datetime) -> TokenRecord | None:
         """Write down, before the token may be spent, that it is presented. None: the record was replaced.
@@ -171,7 +173,7 @@ class _Renewal:
             self.key,
             attempted.scope,
             issued_at=sent_at,
-            default_expires_in=self.tools.endpoint.descriptor.default_expires_in,
+            descriptor=self.tools.endpoint.descriptor,
             previous=attempted,
         )
         if self.request.rejects(record):  # a provider that repeats itself is not asked by every caller

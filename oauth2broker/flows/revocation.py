@@ -29,7 +29,7 @@ class RevocationFlow:
             record = store.fetch(key)
             if record is None or record.revoked_at is not None:
                 return Outcome(record)
-            self._tools.endpoint.revoke(record)
+            self._tools.endpoint.revoke(record, self._tools.clock())
             if key.grant is GrantType.CLIENT_CREDENTIALS:
                 store.delete(key)
                 return Outcome(None)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from oauth2broker import answers, oauth
-from oauth2broker.answers import TokenAnswer, TokenFailure
+from oauth2broker.answers import TokenFailure
 from oauth2broker.client import Client
 from oauth2broker.errors import BrokerError, ConfigError, TransientError, TransportError
 from oauth2broker.ext.rate_limit import Delay, RateLimitContext, RateLimitPolicy, RetryDirective
 from oauth2broker.flows.transport import Transport
 from oauth2broker.grants import GrantType
 from oauth2broker.obs import logger
+from oauth2broker.payloads import TokenAnswer
 from oauth2broker.provider.descriptor import ProviderDescriptor
-from oauth2broker.provider.strategy import ProviderStrategy
+from oauth2broker.provider.strategy import CallbackContext, ProviderStrategy
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.scopes import ScopeSet
 from oauth2broker.secret import TokenSecret
@@ -31,11 +33,12 @@ from oauth2broker.transports.base import (
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """A token request ready to be sent, and the secrets in it."""
+    """A token request ready to be sent, the secrets in it, and what is kept of the callback before it."""
 
     grant: GrantType
     request: HttpRequest
     secrets: tuple[TokenSecret, ...] = field(repr=False)
+    callback: Mapping[str, str] = field(repr=False)
 
 
 class TokenEndpoint:
@@ -76,13 +79,24 @@ class TokenEndpoint:
         if delay is not None:
             raise TransientError(f"not called: {delay.reason}", retry_after=delay.retry_after)
 
-    def prepare(self, grant: GrantType, params: Mapping[str, str | TokenSecret]) -> PreparedCall:
-        """Build the token request that presents ``params``; raises what keeps it from being built."""
-        request = oauth.build_token_request(self.descriptor, self.strategy, self.client, grant, params)
-        if isinstance(request, BrokerError):
-            raise request
-        secrets = [value for value in params.values() if isinstance(value, TokenSecret)]
-        return PreparedCall(grant, request, (*secrets, *self._own_secrets(request)))
+    def prepare(
+        self,
+        grant: GrantType,
+        params: Mapping[str, str | TokenSecret],
+        extra: Mapping[str, Any],
+        now: datetime,
+    ) -> PreparedCall:
+        """Build the token request that presents ``params``; raises what keeps it from being built.
+
+        ``extra`` is what is kept with the record, or what its callback brought.
+        """
+        built = oauth.build_token_request(
+            self.descriptor, self.strategy, self.client, grant, params, extra, now
+        )
+        if isinstance(built, BrokerError):
+            raise built
+        brought = extra if grant is GrantType.AUTHORIZATION_CODE else {}
+        return PreparedCall(grant, built.request, built.secrets, brought)
 
     def send(self, call: PreparedCall) -> TokenAnswer | TokenFailure:
         """Send ``call`` once and read the answer. Never raises."""
@@ -91,48 +105,49 @@ class TokenEndpoint:
             return response
         try:
             return answers.read_token_answer(
-                response, call.grant, self.descriptor, self.strategy, call.secrets
+                response, call.grant, self.descriptor, self.strategy, call.secrets, call.callback
             )
         except Exception as raised:  # noqa: BLE001 - the last guard of an answer that may hold a new token
             return TokenFailure(TransientError(f"no sense in the answer ({type(raised).__name__})"), False)
 
-    def revoke(self, record: TokenRecord) -> None:
+    def revoke(self, record: TokenRecord, now: datetime) -> None:
         """Revoke the grant of ``record`` at the provider (RFC 7009); does nothing where it has no endpoint.
 
         A provider that cannot revoke this kind of token, or no longer knows it, counts as done.
         """
-        endpoint = self.descriptor.revocation_endpoint
-        if endpoint is None:
+        url = self.descriptor.revocation_endpoint
+        if url is None:
             return
-        token, hint = record.refresh_token, "refresh_token"
-        if token is None:
-            token, hint = record.access_token, "access_token"
-        if not token:
+        built = oauth.build_revocation_request(self.descriptor, self.strategy, self.client, url, record, now)
+        if isinstance(built, BrokerError):
+            raise built
+        if built is None:
             return
-        request = oauth.build_revocation_request(endpoint, self.client, token, hint)
-        response = self._send(record.grant, request)
-        failure = response if isinstance(response, TokenFailure) else None
-        if not isinstance(response, TokenFailure) and not 200 <= response.status < 300:
-            secrets = token, *self._own_secrets(request)
+        response = self._send(record.grant, built.request)
+        failure: TokenFailure | None
+        if isinstance(response, TokenFailure):
+            failure = response
+        else:
             failure = answers.read_revocation_failure(
-                response, record.grant, self.descriptor, self.strategy, secrets
+                response, record.grant, self.descriptor, self.strategy, built.secrets
             )
         if failure is not None:
             raise failure.error
 
-    def revoke_quietly(self, record: TokenRecord) -> None:
+    def revoke_quietly(self, record: TokenRecord, now: datetime) -> None:
         """Revoke what nobody will use; a failure is logged."""
         try:
-            self.revoke(record)
+            self.revoke(record, now)
         except BrokerError as error:
             logger.warning("an unused grant could not be revoked: %s", type(error).__name__)
 
-    def _own_secrets(self, request: HttpRequest) -> Iterator[TokenSecret]:
-        """Give what the client authenticates with, and the form that it is sent in."""
-        if self.client.secret is not None:
-            yield self.client.secret
-        if "Authorization" in request.headers:
-            yield TokenSecret(request.headers["Authorization"].rpartition(" ")[2])
+    def check_callback(self, params: Mapping[str, str]) -> BrokerError | None:
+        """Give what the strategy has against a callback. Never raises: ``params`` hold a code."""
+        secret = None if self.client.secret is None else self.client.secret.read()
+        if isinstance(secret, BrokerError):
+            return secret
+        context = CallbackContext(params, self.descriptor.token_endpoint, secret)
+        return oauth.call_hook("check_callback", lambda: self.strategy.check_callback(context))
 
     def _send(self, grant: GrantType, request: HttpRequest) -> HttpResponse | TokenFailure:
         transport, slot = self._transport(), ResponseMetadataSlot()

@@ -23,12 +23,19 @@ class Transport:
 class LazyTransport:
     """The caller's transport and mapper, or those on requests, made when first needed.
 
-    A start that finds its token in the store never loads requests.
+    A start that finds its token in the store never loads requests. ``cert`` is the client certificate that
+    the default transport presents.
     """
 
-    def __init__(self, client: TokenHttpClient | None, mapper: TransportErrorMapper | None) -> None:
+    def __init__(
+        self,
+        client: TokenHttpClient | None,
+        mapper: TransportErrorMapper | None,
+        cert: str | tuple[str, str] | None = None,
+    ) -> None:
         self._client = client
         self._mapper = mapper
+        self._cert = cert
         self._lock = threading.Lock()
         self._made: Transport | None = None
         forget_in_children(self)
@@ -56,6 +63,6 @@ class LazyTransport:
         if client is None or mapper is None:
             from oauth2broker.transports import requests as default
 
-            client = default.RequestsHttpClient() if client is None else client
+            client = default.RequestsHttpClient(cert=self._cert) if client is None else client
             mapper = default.RequestsTransportErrorMapper() if mapper is None else mapper
         return Transport(client, mapper)

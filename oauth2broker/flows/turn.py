@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 
 from oauth2broker.flows.bounds import Bounds
 from oauth2broker.flows.request import CachedTokenRequest, Need
-from oauth2broker.provider.descriptor import ProviderDescriptor, RotationPolicy
+from oauth2broker.provider.descriptor import ProviderDescriptor
+from oauth2broker.provider.kinds import RotationPolicy
 from oauth2broker.records import LONGEST_SKEW, TokenRecord
 
 

@@ -5,60 +5,62 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any
 
 from oauth2broker.errors import ConfigError
 from oauth2broker.frozen import FrozenMapping, ShownByFields
 from oauth2broker.grants import GrantType
 from oauth2broker.ids import ProviderId
+from oauth2broker.provider.checks import (
+    checked_duration,
+    checked_headers,
+    checked_mapping,
+    checked_member,
+    checked_names,
+    checked_texts,
+)
+from oauth2broker.provider.kinds import (
+    BodyFormat,
+    ClientAuthMethod,
+    Endpoint,
+    PkceSupport,
+    RotationPolicy,
+)
+from oauth2broker.provider.quirks import ProviderQuirks
+from oauth2broker.provider.strategy import ProviderStrategy
 from oauth2broker.records import checked_grant, checked_text
 from oauth2broker.urls import checked_endpoint
 
-Kind = TypeVar("Kind", bound=StrEnum)
-
-
-class ClientAuthMethod(StrEnum):
-    """How the client authenticates (RFC 6749 section 2.3; names as in RFC 7591 section 2)."""
-
-    CLIENT_SECRET_BASIC = "client_secret_basic"
-    CLIENT_SECRET_POST = "client_secret_post"
-    NONE = "none"
-
-
-class RotationPolicy(StrEnum):
-    """Whether a refresh answer brings another refresh token and spends the one presented."""
-
-    ALWAYS = "always"
-    SOMETIMES = "sometimes"
-    NEVER = "never"
-
-
-@dataclass(frozen=True, slots=True, init=False, repr=False)
-class ProviderQuirks(ShownByFields):
-    """Where a provider leaves the RFCs, declared.
-
-    ``error_codes`` maps the provider's own error codes to those of RFC 6749 section 5.2, which decides
-    whether an answer means a dead grant, a wrong client or an outage.
-    """
-
-    error_codes: Mapping[str, str]
-
-    def __init__(self, *, error_codes: Mapping[str, str] | None = None) -> None:
-        object.__setattr__(self, "error_codes", _texts("error_codes", error_codes))
+if TYPE_CHECKING:
+    from oauth2broker.transports.base import TokenHttpClient
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class ProviderDescriptor(ShownByFields):
     """A registration at one authorization server. Immutable, picklable, safe to share.
 
-    ``client_auth`` None means client_secret_basic with a secret and none without. ``authorization_params``
-    and ``token_params`` are static extra parameters. ``rotation`` and ``reuse_grace`` (how long a spent
-    refresh token still gets an answer, None: not at all) decide when a refresh token whose answer was lost
-    may be presented again; a provider not known to keep its refresh tokens is treated as one that rotates.
-    ``default_expires_in`` stands for a lifetime that is missing or not positive; None then means that the
-    token never expires until it is refused. ``iss_required``: a callback without ``iss`` is refused (RFC
-    9207 section 2.4).
+    Endpoints are https URLs (http for loopback hosts only) without fragments. ``refresh_endpoint`` is where
+    tokens are renewed if that is not the ``token_endpoint``. ``introspection_endpoint`` and
+    ``device_authorization_endpoint`` are facts for callers; the broker does not call them.
+
+    ``client_auth`` is the preferred method and ``client_auth_also`` what else the provider takes; with None
+    any credential goes, and a plain secret means client_secret_basic. ``endpoint_client_auth`` names the
+    method of an :class:`Endpoint` that wants another.
+
+    ``authorization_params``, ``token_params`` (all grants) and ``grant_params`` (by grant) are static extra
+    parameters; ``token_headers`` join every request to the provider. ``resource_param`` is the name that a
+    resource is sent by (RFC 8707, or ``audience``), None for a provider that takes none. PKCE is sent unless
+    ``pkce`` is unsupported.
+
+    ``rotation`` and ``reuse_grace`` (how long a spent refresh token still gets an answer, None: not at all)
+    decide when a refresh token whose answer was lost may be presented again; a provider not known to keep
+    its refresh tokens is treated as one that rotates. ``default_expires_in`` stands for a lifetime that is
+    missing or not positive; None then means that the token never expires until it is refused.
+    ``default_refresh_expires_in`` does the same for a refresh token that comes without one.
+
+    ``iss_required``: a callback without ``iss`` is refused (RFC 9207 section 2.4). ``quirks`` declare where
+    the provider leaves the RFCs, and ``strategy`` is what data cannot say, unless the broker is given
+    another.
 
     Raises :class:`ConfigError` that says what to change.
     """
@@ -67,17 +69,29 @@ class ProviderDescriptor(ShownByFields):
     token_endpoint: str
     grants: frozenset[GrantType]
     authorization_endpoint: str | None
+    refresh_endpoint: str | None
     revocation_endpoint: str | None
+    introspection_endpoint: str | None
+    device_authorization_endpoint: str | None
     issuer: str | None
     client_auth: ClientAuthMethod | None
+    client_auth_also: frozenset[ClientAuthMethod]
+    endpoint_client_auth: Mapping[str, ClientAuthMethod]
+    pkce: PkceSupport
     scope_delimiter: str
+    resource_param: str | None
     authorization_params: Mapping[str, str]
     token_params: Mapping[str, str]
+    grant_params: Mapping[str, Mapping[str, str]]
+    token_headers: Mapping[str, str]
+    body_format: BodyFormat
     rotation: RotationPolicy
     reuse_grace: timedelta | None
     default_expires_in: timedelta | None
+    default_refresh_expires_in: timedelta | None
     iss_required: bool
     quirks: ProviderQuirks
+    strategy: ProviderStrategy | None
 
     def __init__(
         self,
@@ -86,42 +100,108 @@ class ProviderDescriptor(ShownByFields):
         grants: Iterable[str],
         *,
         authorization_endpoint: str | None = None,
+        refresh_endpoint: str | None = None,
         revocation_endpoint: str | None = None,
+        introspection_endpoint: str | None = None,
+        device_authorization_endpoint: str | None = None,
         issuer: str | None = None,
         client_auth: str | None = None,
+        client_auth_also: Iterable[str] = (),
+        endpoint_client_auth: Mapping[str, str] | None = None,
+        pkce: str = PkceSupport.UNKNOWN,
         scope_delimiter: str = " ",
+        resource_param: str | None = "resource",
         authorization_params: Mapping[str, str] | None = None,
         token_params: Mapping[str, str] | None = None,
+        grant_params: Mapping[str, Mapping[str, str]] | None = None,
+        token_headers: Mapping[str, str] | None = None,
+        body_format: str = BodyFormat.FORM,
         rotation: str = RotationPolicy.SOMETIMES,
         reuse_grace: timedelta | None = None,
         default_expires_in: timedelta | None = None,
+        default_refresh_expires_in: timedelta | None = None,
         iss_required: bool = False,
         quirks: ProviderQuirks | None = None,
+        strategy: ProviderStrategy | None = None,
     ) -> None:
         put = object.__setattr__
         put(self, "id", ProviderId(id))
         put(self, "token_endpoint", checked_endpoint("token_endpoint", token_endpoint))
         put(self, "grants", _grants(grants))
         put(self, "authorization_endpoint", _url("authorization_endpoint", authorization_endpoint))
+        put(self, "refresh_endpoint", _url("refresh_endpoint", refresh_endpoint))
         put(self, "revocation_endpoint", _url("revocation_endpoint", revocation_endpoint))
+        put(self, "introspection_endpoint", _url("introspection_endpoint", introspection_endpoint))
+        device = _url("device_authorization_endpoint", device_authorization_endpoint)
+        put(self, "device_authorization_endpoint", device)
         put(self, "issuer", None if issuer is None else checked_text("issuer", issuer))
-        put(
-            self,
-            "client_auth",
-            None if client_auth is None else _member("client_auth", ClientAuthMethod, client_auth),
-        )
+        put(self, "client_auth", None if client_auth is None else _method("client_auth", client_auth))
+        also = checked_names("client_auth_also", client_auth_also)
+        put(self, "client_auth_also", frozenset(_method("client_auth_also", method) for method in also))
+        put(self, "endpoint_client_auth", _methods(endpoint_client_auth))
+        put(self, "pkce", checked_member("pkce", PkceSupport, pkce))
         put(self, "scope_delimiter", _delimiter(scope_delimiter))
-        put(self, "authorization_params", _texts("authorization_params", authorization_params))
-        put(self, "token_params", _texts("token_params", token_params))
-        put(self, "rotation", _member("rotation", RotationPolicy, rotation))
-        put(self, "reuse_grace", _duration("reuse_grace", reuse_grace))
-        put(self, "default_expires_in", _duration("default_expires_in", default_expires_in))
+        if resource_param is not None:
+            checked_names("resource_param", [resource_param])
+        put(self, "resource_param", resource_param)
+        put(self, "authorization_params", checked_texts("authorization_params", authorization_params))
+        put(self, "token_params", checked_texts("token_params", token_params))
+        put(self, "grant_params", _by_grant(grant_params))
+        put(self, "token_headers", checked_headers("token_headers", token_headers))
+        put(self, "body_format", checked_member("body_format", BodyFormat, body_format))
+        put(self, "rotation", checked_member("rotation", RotationPolicy, rotation))
+        put(self, "reuse_grace", checked_duration("reuse_grace", reuse_grace))
+        put(self, "default_expires_in", checked_duration("default_expires_in", default_expires_in))
+        lifetime = checked_duration("default_refresh_expires_in", default_refresh_expires_in)
+        put(self, "default_refresh_expires_in", lifetime)
         put(self, "iss_required", bool(iss_required))
         put(self, "quirks", _quirks(quirks))
+        put(self, "strategy", _strategy(strategy))
         if GrantType.AUTHORIZATION_CODE in self.grants and self.authorization_endpoint is None:
             raise ConfigError("the authorization_code grant needs an authorization_endpoint")
         if self.iss_required and self.issuer is None:
             raise ConfigError("iss_required needs an issuer to compare with")
+        if self.client_auth is None and self.client_auth_also:
+            raise ConfigError("client_auth_also needs a client_auth, the method that is preferred")
+
+    @classmethod
+    def discover(
+        cls,
+        issuer: str,
+        *,
+        id: str | None = None,  # noqa: A002 - as above
+        metadata_url: str | None = None,
+        stated_issuer: str | None = None,
+        http_client: TokenHttpClient | None = None,
+        allow_private: bool = False,
+        mutual_tls: bool = False,
+        **overrides: Any,
+    ) -> ProviderDescriptor:
+        """Describe a provider by its own metadata (RFC 8414, OpenID Connect Discovery 1.0).
+
+        For issuers from your configuration, never from a request: whoever names the issuer says where your
+        client's credentials go. The document must name exactly ``issuer`` (or ``stated_issuer``, for one that
+        is known to misstate itself); it is read from the well-known places or ``metadata_url``, over https,
+        without redirects, at most 1 MiB in 30 seconds. Addresses that are not public are refused unless
+        ``allow_private``. ``mutual_tls`` takes the endpoints for client certificates (RFC 8705 section 5).
+        ``overrides`` are fields of the descriptor, for documents that are wrong; ``id`` is by default the
+        issuer without its scheme.
+
+        Raises :class:`ConfigError` for a document that cannot be used, :class:`TransientError` or
+        :class:`TransportError` when there is none to be had now.
+        """
+        from oauth2broker.discovery import discover
+
+        return discover(
+            issuer,
+            id=id,
+            metadata_url=metadata_url,
+            stated_issuer=stated_issuer,
+            http_client=http_client,
+            allow_private=allow_private,
+            mutual_tls=mutual_tls,
+            overrides=overrides,
+        )
 
     def require_grant(self, grant: GrantType) -> None:
         """Raise :class:`ConfigError` unless the provider supports ``grant``."""
@@ -148,30 +228,36 @@ def _delimiter(delimiter: str) -> str:
     return delimiter
 
 
-def _texts(name: str, items: Mapping[str, str] | None) -> Mapping[str, str]:
-    if items is None:
-        return FrozenMapping()
-    if not isinstance(items, Mapping):
-        raise ConfigError(f"{name} is a mapping of strings")
-    for key, value in items.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise ConfigError(f"{name} maps strings to strings")
-    return FrozenMapping(items)
+def _method(name: str, method: str) -> ClientAuthMethod:
+    return checked_member(name, ClientAuthMethod, method)
 
 
-def _duration(name: str, value: timedelta | None) -> timedelta | None:
-    if value is not None and (not isinstance(value, timedelta) or value <= timedelta()):
-        raise ConfigError(f"{name} is a positive timedelta or None")
-    return value
+def _methods(methods: Mapping[str, str] | None) -> Mapping[str, ClientAuthMethod]:
+    name = "endpoint_client_auth"
+    found = checked_texts(name, methods)
+    return FrozenMapping(
+        {checked_member(name, Endpoint, key): _method(name, value) for key, value in found.items()}
+    )
 
 
-def _member(name: str, kind: type[Kind], value: str) -> Kind:
-    if value in kind.__members__.values():
-        return kind(value)
-    raise ConfigError(f"{name} is one of {', '.join(kind)}, not {value!r:.80}")
+def _by_grant(params: Mapping[str, Mapping[str, str]] | None) -> Mapping[str, Mapping[str, str]]:
+    name = "grant_params"
+    found = checked_mapping(name, params)
+    return FrozenMapping(
+        {
+            checked_member(name, GrantType, grant): checked_texts(name, extras)  # type: ignore[arg-type]
+            for grant, extras in found.items()
+        }
+    )
 
 
 def _quirks(quirks: ProviderQuirks | None) -> ProviderQuirks:
     if quirks is not None and not isinstance(quirks, ProviderQuirks):
         raise ConfigError(f"quirks is a ProviderQuirks, not {type(quirks).__name__}")
     return quirks or ProviderQuirks()
+
+
+def _strategy(strategy: ProviderStrategy | None) -> ProviderStrategy | None:
+    if strategy is not None and not isinstance(strategy, ProviderStrategy):
+        raise ConfigError(f"strategy is a ProviderStrategy, not {type(strategy).__name__}")
+    return strategy

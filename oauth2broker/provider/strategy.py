@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+from urllib.parse import urlsplit
 
 from oauth2broker.grants import GrantType
+from oauth2broker.provider.kinds import BodyFormat, Endpoint
+from oauth2broker.secret import TokenSecret
 
 
 class ProviderErrorKind(StrEnum):
@@ -34,6 +37,42 @@ class ProviderErrorContext:
     status: int
     error: str
     description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackContext:
+    """A callback whose ``state`` is right, before its code is used.
+
+    ``params`` are all that came; they hold the code, so they are not in the repr. ``client_secret`` is there
+    for providers that sign their callbacks with it.
+    """
+
+    params: Mapping[str, str] = field(repr=False)
+    token_endpoint: str
+    client_secret: TokenSecret | None = None
+
+
+@dataclass(slots=True, repr=False)
+class RequestDraft:
+    """A request to the provider before it is encoded. A strategy may change all but the first three.
+
+    ``grant`` is the one that the record was or will be obtained by or, when renewing, refresh_token.
+    ``extra`` is what is kept with the record (``record.extra``), or what a callback brought. ``form`` holds
+    the parameters by the names that they are sent by, client authentication included. Holds secrets; its
+    repr shows endpoint and host only.
+    """
+
+    endpoint: Endpoint
+    grant: GrantType
+    extra: Mapping[str, Any]
+    url: str
+    form: dict[str, str]
+    headers: dict[str, str]
+    body_format: BodyFormat = BodyFormat.FORM
+    method: str = "POST"
+
+    def __repr__(self) -> str:
+        return f"RequestDraft({self.endpoint} {urlsplit(self.url).hostname})"
 
 
 _KINDS = {
@@ -70,13 +109,20 @@ class ProviderStrategy:
     def augment_authorization_request(self, params: dict[str, str]) -> None:
         """Change the parameters of the authorization URL in place (RFC 6749 section 4.1.1)."""
 
+    def check_callback(self, callback: CallbackContext) -> None:
+        """Raise :class:`AuthorizationError` for a callback that is not the provider's: a bad signature ..."""
+
     def augment_token_request(self, grant: GrantType, form: dict[str, str]) -> None:
         """Change the form of a token request in place, before the client authentication joins it."""
+
+    def shape_request(self, draft: RequestDraft) -> None:
+        """Change a token, refresh or revocation request in place, last of all, before it is encoded."""
 
     def normalize_token_response(self, grant: GrantType, payload: Mapping[str, Any]) -> Mapping[str, Any]:
         """Give the answer in the shape of RFC 6749 section 5.1.
 
-        A ``refresh_token`` that the result does not mention is taken from ``payload``; None drops it.
+        ``payload`` is the answer after the descriptor's ``token_path``, with what was kept of the callback. A
+        ``refresh_token`` that the result does not mention is taken from ``payload``; None drops it.
         """
         return payload
 
@@ -84,7 +130,8 @@ class ProviderStrategy:
         """Say what an error answer (RFC 6749 section 5.2) means."""
         if context.status == 429 or context.status >= 500:
             return ProviderErrorKind.TRANSIENT  # whatever it says: a provider that is down buries no grant
-        return _KINDS.get(context.error, ProviderErrorKind.CONFIG)
+        unknown = ProviderErrorKind.INVALID_CLIENT if context.status == 401 else ProviderErrorKind.CONFIG
+        return _KINDS.get(context.error, unknown)
 
 
 class DefaultProviderStrategy(ProviderStrategy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,13 +16,16 @@ from oauth2broker.grants import GrantType
 from oauth2broker.provider.strategy import ProviderStrategy
 
 MAX_RETRY_AFTER = 3600.0
+_ALLOCATED = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out for global unicast so far
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052 section 2.1
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class HttpRequest:
     """A request to send once. ``single_use``: the body presents a credential that works only once.
 
-    Holds secrets; its repr shows method and host only.
+    ``public_only``: it may go to public addresses only, see :meth:`TokenHttpClient.send`. Holds secrets; its
+    repr shows method and host only.
     """
 
     method: str
@@ -29,6 +33,7 @@ class HttpRequest:
     headers: Mapping[str, str]
     body: bytes
     single_use: bool = False
+    public_only: bool = False
 
     def __repr__(self) -> str:
         return f"HttpRequest({self.method} {urlsplit(self.url).hostname})"
@@ -94,6 +99,10 @@ class TokenHttpClient(Protocol):
         Bounded: it returns or raises within 30 seconds, and then nothing of the request is still going out
         (when a lost refresh token may be presented again depends on it). May raise anything; the broker's
         :class:`TransportErrorMapper` makes a :class:`BrokerError` of it.
+
+        For a request that is ``public_only``, resolve the host's name yourself, connect to what was checked,
+        and raise :class:`ConfigError` for an address that :func:`is_public_address` denies. A name that was
+        checked before may lead elsewhere when it is connected to. Where a proxy resolves, it is the proxy's.
         """
         ...
 
@@ -114,6 +123,23 @@ class TransportErrorMapper(Protocol):
         only when provably nothing went out: it allows a refresh token to be presented again.
         """
         ...
+
+
+def is_public_address(address: str) -> bool:
+    """Whether ``address``, as a resolver gives it, is of the public internet.
+
+    Not so are private, shared, loopback, link-local, multicast and reserved addresses, nor IPv6 addresses
+    that carry such an IPv4 address (mapped, 6to4, NAT64). Raises ValueError for what is no IP address.
+    """
+    found = ipaddress.ip_address(address)
+    if isinstance(found, ipaddress.IPv4Address):
+        return found.is_global and not found.is_multicast
+    carried = found.ipv4_mapped or found.sixtofour
+    if found in _NAT64:
+        carried = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    if carried is not None:
+        return is_public_address(str(carried))
+    return found in _ALLOCATED and found.is_global
 
 
 def parse_retry_after(value: str | None, date: str | None = None) -> float | None:

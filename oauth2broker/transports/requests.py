@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import socket
 import time
 from contextvars import ContextVar
@@ -27,6 +28,7 @@ from oauth2broker.transports.base import (
     HttpResponse,
     ResponseMetadata,
     ResponseMetadataSlot,
+    is_public_address,
 )
 from oauth2broker.urls import checked_endpoint
 
@@ -80,16 +82,20 @@ class RequestsHttpClient:
         """Send ``request`` once and give the answer, whatever its status.
 
         Raises :class:`NeverSentError`, :class:`BodyTooLargeError`, what requests and urllib3 raise, and
-        :class:`ConfigError` for a URL that must not receive credentials.
+        :class:`ConfigError` for a URL that must not receive credentials and for an address that is not public
+        where only such will do.
         """
         metadata.take()
         checked_endpoint("the request's URL", request.url)
-        adapter = _DeadlineAdapter() if request.single_use else self._pooled
-        progress = _Progress()
+        alone = request.single_use or request.public_only
+        adapter = _DeadlineAdapter() if alone else self._pooled
+        progress = _Progress(request.public_only)
         token = _progress.set(progress)
         failed: str
         try:
             return self._send(request, metadata, adapter)
+        except BrokerError:
+            raise
         except Exception as error:
             if not progress.is_sure_that_nothing_went_out:
                 raise
@@ -168,6 +174,14 @@ def _read_body(response: requests.Response) -> bytes:
     return bytes(body)
 
 
+def _require_public(host: str, addresses: list[str]) -> None:
+    for address in addresses:
+        if not is_public_address(address):
+            raise ConfigError(
+                f"{host} has the address {address}, which is not public; allow it if that is meant"
+            )
+
+
 def _root(error: BaseException) -> str:
     """Give the class name of what ``error`` wraps, as argument, reason or cause, at the bottom."""
     seen = [error]
@@ -181,11 +195,12 @@ def _root(error: BaseException) -> str:
 
 
 class _Progress:
-    """How far one send got. Only our own connections tell; a mock in their place says nothing."""
+    """How far one send may go and got. Only our own connections tell; a mock in their place says nothing."""
 
-    __slots__ = ("sent", "started")
+    __slots__ = ("public_only", "sent", "started")
 
-    def __init__(self) -> None:
+    def __init__(self, public_only: bool) -> None:
+        self.public_only = public_only
         self.started = False
         self.sent = False
 
@@ -195,6 +210,19 @@ class _Progress:
 
 
 _progress: ContextVar[_Progress] = ContextVar("oauth2broker_progress")
+
+
+class _WithoutQueries(logging.Filter):
+    """Keeps the query of our URLs out of urllib3's debug log: some providers take secrets there."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if _progress.get(None) is not None and isinstance(record.args, tuple):
+            parts = (part.partition("?")[0] if isinstance(part, str) else part for part in record.args)
+            record.args = tuple(parts)
+        return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_WithoutQueries())
 
 
 class _DeadlineReader(io.RawIOBase):
@@ -256,7 +284,10 @@ class _DeadlineMixin(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         """Connect to the first address that answers, all of them together within the deadline."""
         failed: OSError = TimeoutError("connecting took too long")
-        for *_, address in socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM):
+        found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
+        if _progress.get().public_only and self.proxy is None:  # with one, it is the proxy that resolves
+            _require_public(self.host, [str(address[0]) for *_, address in found])
+        for *_, address in found:
             left = self._deadline - time.monotonic()
             if left <= 0:
                 break

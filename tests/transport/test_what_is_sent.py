@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -345,6 +346,27 @@ def _print_something(provider: LoopbackProvider) -> None:
     connection.request("GET", "/resource")
     connection.getresponse().close()
     connection.close()
+
+
+@each_grant
+def test_a_query_with_secrets_is_sent_and_not_logged(
+    client: RequestsHttpClient, grant: str, call: Call, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some providers take parameters in the URL; urllib3 logs the URLs of others as ever."""
+    for name in ["urllib3", "urllib3.connectionpool"]:
+        caplog.set_level(logging.DEBUG, name)
+    with SocketServer(answering(answer())) as server:
+        shape: dict[str, Any] = {"client_auth": "client_secret_post", "body_format": "query"}
+        call(broker_for(server.url, client, client_secret="secret-of-app", **shape))
+        client.close()
+        requests.get(f"{server.url}/other?page=2", timeout=10).close()
+    ours = server.requests[0]
+    assert f"grant_type={grant}" in ours.line
+    assert "client_secret=secret-of-app" in ours.line
+    assert ours.body == b""
+    assert "POST /token HTTP" in caplog.text
+    assert "/other?page=2" in caplog.text
+    assert "secret-of-app" not in caplog.text
 
 
 def test_responses_mocks_serve_the_broker() -> None:

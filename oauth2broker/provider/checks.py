@@ -1,0 +1,77 @@
+"""Checks of what a provider is described with. All raise :class:`ConfigError` that says what to change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from enum import StrEnum
+from typing import TypeVar
+
+from oauth2broker.errors import ConfigError
+from oauth2broker.frozen import FrozenMapping
+
+Kind = TypeVar("Kind", bound=StrEnum)
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.1
+_FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+_SET_BY_US = frozenset({"authorization", "content-length", "content-type", "host", "transfer-encoding"})
+
+
+def checked_member(name: str, kind: type[Kind], value: str) -> Kind:
+    """Give the member of ``kind`` that ``value`` names."""
+    if isinstance(value, str) and value in kind.__members__.values():
+        return kind(value)
+    raise ConfigError(f"{name} is one of {', '.join(kind)}, not {value!r:.80}")
+
+
+def checked_texts(name: str, items: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Give a mapping of strings to strings."""
+    for value in checked_mapping(name, items).values():
+        if not isinstance(value, str):
+            raise ConfigError(f"{name} maps strings to strings")
+    return FrozenMapping(items)
+
+
+def checked_mapping(name: str, items: Mapping[str, object] | None) -> Mapping[str, object]:
+    """Give a mapping whose names are strings."""
+    if items is None:
+        return {}
+    if not isinstance(items, Mapping):
+        raise ConfigError(f"{name} is a mapping of strings")
+    if not all(isinstance(key, str) for key in items):
+        raise ConfigError(f"{name} maps strings to strings")
+    return items
+
+
+def checked_names(name: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Give several names, none of them empty."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ConfigError(f"{name} is a list of strings, not {type(names).__name__}")
+    found = tuple(names)
+    if not all(isinstance(each, str) and each for each in found):
+        raise ConfigError(f"{name} is a list of strings, none of them empty")
+    return found
+
+
+def checked_path(name: str, path: str) -> str:
+    """Give a path into a JSON value: members and indices with dots between, as in ``errors.0.code``."""
+    if not isinstance(path, str) or not all(path.split(".")):
+        raise ConfigError(f"{name} is a path such as 'errors.0.code', not {path!r:.80}")
+    return path
+
+
+def checked_duration(name: str, value: timedelta | None) -> timedelta | None:
+    """Give a positive duration or None."""
+    if value is not None and (not isinstance(value, timedelta) or value <= timedelta()):
+        raise ConfigError(f"{name} is a positive timedelta or None")
+    return value
+
+
+def checked_headers(name: str, headers: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Give headers that may join every request (RFC 9110 section 5)."""
+    for header, value in checked_texts(name, headers).items():
+        if not _FIELD_NAME.fullmatch(header) or not _FIELD_VALUE.fullmatch(value):
+            raise ConfigError(f"{name} holds a header that cannot be sent: {header!r:.80}")
+        if header.lower() in _SET_BY_US:
+            raise ConfigError(f"{name} may not set {header}: it is made for each request")
+    return FrozenMapping(headers)

@@ -1,0 +1,148 @@
+"""Where a provider leaves the RFCs, declared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from oauth2broker.errors import ConfigError
+from oauth2broker.frozen import FrozenMapping, ShownByFields
+from oauth2broker.provider.checks import (
+    checked_mapping,
+    checked_member,
+    checked_names,
+    checked_path,
+    checked_texts,
+)
+
+_TOKENS = frozenset({"access_token", "refresh_token", "id_token", "token_type", "expires_in", "error"})
+
+
+class TimeUnit(StrEnum):
+    """What a number of time counts."""
+
+    SECONDS = "seconds"
+    MILLISECONDS = "milliseconds"
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class ExpiryRule(ShownByFields):
+    """Where an answer says until when its access token works.
+
+    ``member`` holds a lifetime in ``unit``, or, if ``absolute``, an instant: since 1970 in ``unit``, or in
+    ISO 8601. ``zero_is_never``: 0 means that the token does not expire, also where a default is described.
+    An answer without the member is read as RFC 6749 section 5.1 says. Raises :class:`ConfigError`.
+    """
+
+    member: str
+    unit: TimeUnit
+    absolute: bool
+    zero_is_never: bool
+
+    def __init__(
+        self,
+        member: str = "expires_in",
+        *,
+        unit: str = TimeUnit.SECONDS,
+        absolute: bool = False,
+        zero_is_never: bool = False,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "member", *checked_names("member", [member]))
+        put(self, "unit", checked_member("unit", TimeUnit, unit))
+        put(self, "absolute", bool(absolute))
+        put(self, "zero_is_never", bool(zero_is_never))
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class ProviderQuirks(ShownByFields):
+    """Where a provider leaves the RFCs, declared. Immutable, picklable, safe to share.
+
+    Requests: ``param_names`` gives RFC parameters the name that they have here, or None to leave them out.
+    ``plain_basic``: HTTP Basic carries id and secret as they are, not form-encoded first (RFC 6749 section
+    2.3.1). ``assertion_audience`` is the ``aud`` of client assertions instead of the issuer (RFC 7523 section
+    3). ``revoke_access_token``: revocation takes the access token and not the refresh token.
+
+    Errors: ``error_codes`` maps the provider's own codes to those of RFC 6749 section 5.2, which decides
+    whether an answer means a dead grant, a wrong client or an outage; it also holds for callbacks.
+    ``error_paths`` say where a code sits besides ``error``, most telling first; one found in an answer
+    without an access token is an error whatever the status.
+
+    Answers: ``token_path`` leads to the members of the token. ``expiry`` is an :class:`ExpiryRule`.
+    ``scope_member`` names the granted scope. ``token_type`` stands for the one that is stated.
+    ``callback_members`` are kept from the callback as if the answer had brought them. ``extra_members`` are
+    what goes into ``record.extra``; None: all that is not OAuth's.
+
+    A path has dots between members and indices, as in ``errors.0.code``. Raises :class:`ConfigError`.
+    """
+
+    param_names: Mapping[str, str | None]
+    plain_basic: bool
+    assertion_audience: str | None
+    revoke_access_token: bool
+    error_codes: Mapping[str, str]
+    error_paths: tuple[str, ...]
+    token_path: str | None
+    expiry: ExpiryRule
+    scope_member: str
+    token_type: str | None
+    callback_members: tuple[str, ...]
+    extra_members: tuple[str, ...] | None
+
+    def __init__(
+        self,
+        *,
+        param_names: Mapping[str, str | None] | None = None,
+        plain_basic: bool = False,
+        assertion_audience: str | None = None,
+        revoke_access_token: bool = False,
+        error_codes: Mapping[str, str] | None = None,
+        error_paths: Iterable[str] = (),
+        token_path: str | None = None,
+        expiry: ExpiryRule | None = None,
+        scope_member: str = "scope",
+        token_type: str | None = None,
+        callback_members: Iterable[str] = (),
+        extra_members: Iterable[str] | None = None,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "param_names", _renamed(param_names))
+        put(self, "plain_basic", bool(plain_basic))
+        if assertion_audience is not None:
+            checked_names("assertion_audience", [assertion_audience])
+        put(self, "assertion_audience", assertion_audience)
+        put(self, "revoke_access_token", bool(revoke_access_token))
+        put(self, "error_codes", checked_texts("error_codes", error_codes))
+        paths = checked_names("error_paths", error_paths)
+        put(self, "error_paths", tuple(checked_path("error_paths", path) for path in paths))
+        put(self, "token_path", None if token_path is None else checked_path("token_path", token_path))
+        put(self, "expiry", _rule(expiry))
+        put(self, "scope_member", *checked_names("scope_member", [scope_member]))
+        if token_type is not None:
+            checked_names("token_type", [token_type])
+        put(self, "token_type", token_type)
+        put(self, "callback_members", _harmless(checked_names("callback_members", callback_members)))
+        kept = None if extra_members is None else checked_names("extra_members", extra_members)
+        put(self, "extra_members", kept)
+
+
+def _renamed(names: Mapping[str, str | None] | None) -> Mapping[str, str | None]:
+    for theirs in checked_mapping("param_names", names).values():
+        if theirs is not None and (not isinstance(theirs, str) or not theirs):
+            raise ConfigError("param_names maps a parameter to its name here, or to None to leave it out")
+    return FrozenMapping(names)
+
+
+def _rule(rule: ExpiryRule | None) -> ExpiryRule:
+    if rule is not None and not isinstance(rule, ExpiryRule):
+        raise ConfigError(f"expiry is an ExpiryRule, not {type(rule).__name__}")
+    return rule or ExpiryRule()
+
+
+def _harmless(names: tuple[str, ...]) -> tuple[str, ...]:
+    """A callback comes through the user's browser, which must not hand us tokens."""
+    for name in names:
+        if name in _TOKENS:
+            raise ConfigError(f"callback_members may not hold {name}: anyone can write a callback")
+    return names
