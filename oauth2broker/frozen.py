@@ -68,7 +68,8 @@ class FrozenMapping(Mapping[str, Any]):
         return type(self), (thaw(self),)
 
     def __repr__(self) -> str:
-        return f"FrozenMapping({', '.join(map(repr, self._items))})"
+        names = getattr(self, "_items", ())  # a crash reporter may show one that is not complete
+        return f"FrozenMapping({', '.join(map(repr, names))})"
 
 
 def freeze(value: Any, depth: int = MAX_DEPTH) -> Any:

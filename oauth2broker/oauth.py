@@ -190,7 +190,7 @@ def _finished(
 
 
 def _unsendable(draft: RequestDraft) -> ConfigError | None:
-    """Give what keeps ``draft`` from being sent, as a strategy may have left it."""
+    """Give what keeps ``draft`` from being sent, as code of the caller's may have left it."""
     try:
         checked_endpoint("the request's URL", draft.url)
         fits = is_form(draft.form) and is_form(draft.headers) and draft.method.isalpha()
@@ -200,7 +200,7 @@ def _unsendable(draft: RequestDraft) -> ConfigError | None:
         fits = False
     if fits and all(v.isascii() and v.isprintable() for pair in draft.headers.items() for v in pair):
         return None
-    return ConfigError("the strategy's shape_request left what cannot be sent")
+    return ConfigError("the strategy's shape_request or the client_auth left what cannot be sent")
 
 
 def _encoded(draft: RequestDraft, *, single_use: bool) -> HttpRequest:

@@ -51,6 +51,17 @@ SALIENT = {
     ],
     "cron_job": ["obtained a token\n", "it is good until "],
     "demo": ["All of it held."],
+    "odd_provider": [
+        "The user says no\n  AuthorizationError: access_denied\n",
+        "granted: orders stock; kept: {'account_id': 'a-17'}\n  refresh token: TokenSecret(***)\n",
+        "serves for 60 minutes\n",
+        "another is needed\n  a token for orders stock, account a-17\n",
+        "InvalidClientError: the provider refused the refresh_token grant: invalid_client\n  a token for",
+        "TransientError: the provider refused the refresh_token grant: slow_down; again in 30 s\n  a token",
+        "InvalidGrantError: the provider refused the refresh_token grant: invalid_grant; log in again\n",
+        "RevokedError: the grant was revoked; log in again\n",
+        "answers of Kiosk, all with status 200: 0, 4003\n",
+    ],
     "start_authorization": [
         "PKCE challenge (S256): ",
         "redirecting to: http://127.0.0.1:",

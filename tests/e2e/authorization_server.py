@@ -19,11 +19,36 @@ SECONDS_PER_CALL = 20
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One registered client; `authentication` is its RFC 7591 token_endpoint_auth_method."""
+    """One registered client; `authentication` is its RFC 7591 token_endpoint_auth_method.
+
+    `algorithm` is what its assertions are signed with, by its secret or a private key, which is here as PEM
+    and as JSON Web Key.
+    """
 
     client_id: str
     client_secret: str | None
     authentication: str
+    algorithm: str | None = None
+    private_pem: str | None = None
+    private_jwk: str | None = None
+
+    @classmethod
+    def from_registration(cls, members: dict[str, Any]) -> Self:
+        """Read what server.mjs printed of one client."""
+        return cls(
+            members["client_id"],
+            members.get("client_secret"),
+            members["token_endpoint_auth_method"],
+            members.get("token_endpoint_auth_signing_alg"),
+            members.get("private_pem"),
+            members.get("private_jwk"),
+        )
+
+    @property
+    def name(self) -> str:
+        """Return its method, and the algorithm if there are several by that method."""
+        is_one_of_several = self.authentication == "private_key_jwt"
+        return f"{self.authentication} {self.algorithm}" if is_one_of_several else self.authentication
 
     def authenticate(self, form: dict[str, str]) -> dict[str, Any]:
         """Return the arguments for `requests` that send `form` as this client (RFC 6749, 2.3.1)."""
@@ -37,7 +62,11 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One token or revocation request as the server saw it."""
+    """One token or revocation request as the server saw it.
+
+    `authentication` is the method by which a secret came, the algorithm of an assertion, the subject of a
+    certificate, or "none".
+    """
 
     endpoint: str
     status: int
@@ -48,9 +77,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationServer:
-    """The server that `serve` started, seen from outside the library under test."""
+    """The server that `serve` started, seen from outside the library under test.
+
+    Its endpoints are also at `mtls_origin`, where a client may show a certificate.
+    """
 
     issuer: str
+    mtls_origin: str
     redirect_uri: str
     resource_scope: str
     clients: dict[str, Client]
@@ -61,20 +94,14 @@ class AuthorizationServer:
     def from_ready_line(cls, line: str, http: requests.Session) -> Self:
         """Parse what server.mjs printed and fetch the server's own metadata (RFC 8414)."""
         ready = json.loads(line)
-        clients = [
-            Client(
-                client["client_id"],
-                client.get("client_secret"),
-                client["token_endpoint_auth_method"],
-            )
-            for client in ready["clients"]
-        ]
+        clients = [Client.from_registration(members) for members in ready["clients"]]
         discovery = f"{ready['issuer']}/.well-known/openid-configuration"
         return cls(
             issuer=ready["issuer"],
+            mtls_origin=ready["mtls_origin"],
             redirect_uri=ready["redirect_uri"],
             resource_scope=ready["resource_scope"],
-            clients={client.authentication: client for client in clients},
+            clients={client.name: client for client in clients},
             metadata=http.get(discovery, timeout=SECONDS_PER_CALL).json(),
             http=http,
         )
@@ -111,11 +138,14 @@ class AuthorizationServer:
 
 
 @contextmanager
-def serve(node: str, script: Path, log: IO[str]) -> Iterator[AuthorizationServer]:
-    """Run `script` for the length of the block; the server ends when its stdin closes."""
+def serve(node: str, script: Path, certificates: Path, log: IO[str]) -> Iterator[AuthorizationServer]:
+    """Run `script` for the length of the block; the server ends when its stdin closes.
+
+    `certificates` is the folder that `write_certificates` filled.
+    """
     with (
         subprocess.Popen(
-            [node, str(script)],
+            [node, str(script), str(certificates)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -23,6 +23,7 @@ from oauth2broker import (
 
 from .authorization_server import AuthorizationServer, Client, serve
 from .browser import authorize
+from .certificates import write_certificates
 
 HERE = Path(__file__).parent
 TENANT = "tenant-acme"
@@ -63,7 +64,15 @@ def _unavailable(reason: str) -> NoReturn:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorizationServer]:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with a CA, a server's certificate and clients', made for this session."""
+    folder = tmp_path_factory.mktemp("certificates")
+    write_certificates(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, certificates: Path) -> Iterator[AuthorizationServer]:
     """Run oidc-provider on loopback for the whole session."""
     node = shutil.which("node")
     if node is None:
@@ -71,8 +80,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorizationSe
     if not (HERE / "node_modules" / "oidc-provider").is_dir():
         _unavailable("oidc-provider is not installed: run `npm ci` in tests/e2e")
     log_path = tmp_path_factory.mktemp("oidc-provider") / "stderr.log"
-    with log_path.open("w", encoding="utf-8") as log, serve(node, HERE / "server.mjs", log) as it:
-        yield it
+    with log_path.open("w", encoding="utf-8") as log:
+        with serve(node, HERE / "server.mjs", certificates, log) as it:
+            yield it
 
 
 @pytest.fixture(params=["client_secret_basic", "client_secret_post", "none"])

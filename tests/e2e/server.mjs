@@ -1,11 +1,17 @@
 // A certified authorization server on loopback for the end-to-end tests.
 //
-// Prints one JSON line on stdout when ready: {issuer, resource_scope, redirect_uri, clients}.
+// Its argument is a folder with ca.pem, server.pem, server.key and self-signed.pem, the certificate of a client.
+// Prints one JSON line on stdout when ready: {issuer, mtls_origin, resource_scope, redirect_uri, clients}.
+// All endpoints are also at mtls_origin, over TLS, where clients may show a certificate (RFC 8705).
 // Serves GET /calls: every token and revocation request it has answered, in order.
 // Ends when its stdin closes, so that it never outlives the tests.
 
-import { createServer } from 'node:http';
+import { X509Certificate, generateKeyPairSync } from 'node:crypto';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
+import { join } from 'node:path';
 import { Provider } from 'oidc-provider';
 
 const REDIRECT_URI = 'https://app.example.com/callback';
@@ -23,6 +29,36 @@ const serviceGrants = {
   grant_types: [...userGrants.grant_types, 'client_credentials'],
   scope: `openid offline_access ${RESOURCE_SCOPE}`,
 };
+
+const folder = process.argv[2];
+const read = (name) => readFileSync(join(folder, name), 'utf8');
+
+// Keys that sign, made anew for each run; `private_pem` and `private_jwk` are told to the tests only.
+const keyPairs = {
+  RS256: () => generateKeyPairSync('rsa', { modulusLength: 2048 }),
+  PS256: () => generateKeyPairSync('rsa', { modulusLength: 2048 }),
+  ES256: () => generateKeyPairSync('ec', { namedCurve: 'P-256' }),
+  EdDSA: () => generateKeyPairSync('ed25519'),
+};
+
+function signingClient(algorithm) {
+  const { privateKey, publicKey } = keyPairs[algorithm]();
+  const naming = { kid: `key-${algorithm}`, use: 'sig' };
+  return {
+    ...serviceGrants,
+    client_id: `signing-client-${algorithm}`,
+    token_endpoint_auth_method: 'private_key_jwt',
+    token_endpoint_auth_signing_alg: algorithm,
+    jwks: { keys: [{ ...publicKey.export({ format: 'jwk' }), ...naming }] },
+    private_pem: privateKey.export({ type: 'pkcs8', format: 'pem' }),
+    private_jwk: JSON.stringify({ ...privateKey.export({ format: 'jwk' }), ...naming }),
+  };
+}
+
+function selfSignedKey() {
+  const { publicKey, raw } = new X509Certificate(read('self-signed.pem'));
+  return { ...publicKey.export({ format: 'jwk' }), x5c: [raw.toString('base64')] };
+}
 
 // Ids and secrets that survive HTTP Basic only when form-encoded first (RFC 6749, section 2.3.1).
 const clients = [
@@ -44,11 +80,43 @@ const clients = [
     token_endpoint_auth_method: 'none',
     application_type: 'native',
   },
+  {
+    ...serviceGrants,
+    client_id: 'secret-jwt-client',
+    client_secret: 'a-secret-that-is-shared-and-never-sent-+/: &=?"~%41',
+    token_endpoint_auth_method: 'client_secret_jwt',
+    token_endpoint_auth_signing_alg: 'HS256',
+  },
+  ...Object.keys(keyPairs).map(signingClient),
+  {
+    ...serviceGrants,
+    client_id: 'tls-client',
+    token_endpoint_auth_method: 'tls_client_auth',
+    tls_client_auth_subject_dn: 'CN=tls-client',
+  },
+  {
+    ...serviceGrants,
+    client_id: 'self-signed-client',
+    token_endpoint_auth_method: 'self_signed_tls_client_auth',
+    jwks: { keys: [selfSignedKey()] },
+  },
 ];
+
+function registration({ private_pem, private_jwk, ...metadata }) {
+  return metadata;
+}
+
+const certificateOf = (ctx) => ctx.socket.getPeerX509Certificate?.();
+
+function presentedAlgorithm(assertion) {
+  return JSON.parse(Buffer.from(assertion.split('.')[0], 'base64url')).alg;
+}
 
 function presentedAuthentication(ctx, parameters) {
   if (ctx.headers.authorization?.startsWith('Basic ')) return 'client_secret_basic';
-  return parameters?.client_secret === undefined ? 'none' : 'client_secret_post';
+  if (parameters?.client_secret !== undefined) return 'client_secret_post';
+  if (parameters?.client_assertion !== undefined) return presentedAlgorithm(parameters.client_assertion);
+  return certificateOf(ctx)?.subject ?? 'none';
 }
 
 function recordCallsIn(calls) {
@@ -68,11 +136,21 @@ function recordCallsIn(calls) {
 
 function buildProvider(issuer, calls) {
   const provider = new Provider(issuer, {
-    clients,
+    clients: clients.map(registration),
+    clientAuthMethods: clients.map((client) => client.token_endpoint_auth_method),
     scopes: ['openid', 'offline_access', ...RESOURCE_SCOPE.split(' ')],
     features: {
       clientCredentials: { enabled: true },
       devInteractions: { enabled: true },
+      mTLS: {
+        enabled: true,
+        tlsClientAuth: true,
+        selfSignedTlsClientAuth: true,
+        getCertificate: certificateOf,
+        certificateAuthorized: (ctx) => ctx.socket.authorized,
+        certificateSubjectMatches: (ctx, _property, expected) =>
+          certificateOf(ctx).subject === expected,
+      },
       revocation: { enabled: true },
     },
     cookies: { keys: ['not-a-secret'] },
@@ -97,18 +175,37 @@ function buildProvider(issuer, calls) {
 console.info = console.error; // notices go to stderr: stdout carries the ready line only
 process.stdin.resume().once('close', () => process.exit(0)).once('end', () => process.exit(0));
 
-const server = createServer();
-server.listen(0, '127.0.0.1');
-await once(server, 'listening');
+async function listening(server) {
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return server.address().port;
+}
 
+const server = createServer();
+const tlsServer = createTlsServer({
+  key: read('server.key'),
+  cert: read('server.pem'),
+  ca: read('ca.pem'),
+  requestCert: true,
+  rejectUnauthorized: false, // that is for the methods to decide
+});
 const calls = [];
-const issuer = `http://127.0.0.1:${server.address().port}`;
+const issuer = `http://127.0.0.1:${await listening(server)}`;
+const mtls_origin = `https://127.0.0.1:${await listening(tlsServer)}`;
 const answer = buildProvider(issuer, calls).callback();
 server.on('request', (request, response) => {
   if (request.url !== '/calls') return answer(request, response);
   return response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(calls));
 });
 
+tlsServer.on('request', answer);
+
 console.log(
-  JSON.stringify({ issuer, resource_scope: RESOURCE_SCOPE, redirect_uri: REDIRECT_URI, clients }),
+  JSON.stringify({
+    issuer,
+    mtls_origin,
+    resource_scope: RESOURCE_SCOPE,
+    redirect_uri: REDIRECT_URI,
+    clients,
+  }),
 );
