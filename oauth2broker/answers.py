@@ -73,11 +73,12 @@ def read_token_answer(
     if 300 <= response.status < 400:
         return _redirect("token", response.status)
     payload = _parse_body(response)
-    if isinstance(payload, str):
-        if metadata.status == 401 and "www-authenticate" in response.headers:
-            return _unauthenticated(payload, metadata)
-        return _unreadable(payload, metadata, _rescue(response))
     quirks = descriptor.quirks
+    if _is_challenge(response, payload, quirks):
+        message = "the provider wants other client authentication"
+        return TokenFailure(InvalidClientError(message, status=metadata.status), settled=False)
+    if isinstance(payload, str):
+        return _unreadable(payload, metadata, _rescue(response))
     members = {**callback, **_unwrapped(payload, quirks.token_path)}
     if _is_error(response.status, payload, members, quirks):
         return _read_error(payload, metadata, grant, descriptor, strategy, sent)
@@ -159,9 +160,13 @@ def _is_error(
 
 
 def _error_code(payload: Mapping[str, Any], quirks: ProviderQuirks) -> str | None:
-    """Give the provider's own code, from the first place that has one."""
-    found = next(filter(None, (_code_at(payload, path) for path in quirks.error_paths)), None)
-    return found or (_code_at(payload, "error") if isinstance(payload.get("error"), str) else None)
+    """Give the provider's own code: the first that we know, else the first there is."""
+    codes = [_code_at(payload, path) for path in quirks.error_paths]
+    if isinstance(payload.get("error"), str):
+        codes.append(_code_at(payload, "error"))
+    found = [code for code in codes if code is not None]
+    known = [code for code in found if code in quirks.error_codes or code in STANDARD_ERRORS]
+    return next(iter(known or found), None)
 
 
 def _code_at(payload: Mapping[str, Any], path: str) -> str | None:
@@ -194,9 +199,11 @@ def _unwrapped(payload: Mapping[str, Any], path: str | None) -> Mapping[str, Any
     return {**outer, **inner}
 
 
-def _unauthenticated(what: str, metadata: ResponseMetadata) -> TokenFailure:
-    message = f"the provider wants other client authentication: it answered 401 with a body that {what}"
-    return TokenFailure(InvalidClientError(message, status=metadata.status), settled=False)
+def _is_challenge(response: HttpResponse, payload: dict[str, Any] | str, quirks: ProviderQuirks) -> bool:
+    """Whether HTTP alone says that the client is not recognised (RFC 9110 section 15.5.2)."""
+    if response.status != 401 or "www-authenticate" not in response.headers:
+        return False
+    return isinstance(payload, str) or _error_code(payload, quirks) is None
 
 
 def _unreadable(what: str, metadata: ResponseMetadata, rescued: TokenSecret | None = None) -> TokenFailure:

@@ -433,6 +433,16 @@ def test_an_error_code_is_found_where_the_provider_puts_it() -> None:
         issued({"status": 0}, quirks)  # no error, and no token either
 
 
+def test_of_several_codes_the_one_that_is_known_counts() -> None:
+    """A number that nobody has listed must not hide an ``invalid_grant`` beside it."""
+    quirks = ProviderQuirks(error_paths=["status", "reason"], error_codes={"expired": "invalid_grant"})
+    for refusal in ({"status": 601, "error": "invalid_grant"}, {"status": 601, "reason": "expired"}):
+        with pytest.raises(InvalidGrantError):
+            issued(refusal, quirks)
+    with pytest.raises(ConfigError, match="601"):
+        issued({"status": 601, "error": "strange"}, quirks)
+
+
 def test_an_error_of_the_callback_is_mapped_as_well() -> None:
     """``user_denied`` and ``access_denied`` are one thing to the caller."""
     broker = make(Wire(ANSWER), quirks=ProviderQuirks(error_codes={"user_denied": "access_denied"}))
@@ -442,9 +452,10 @@ def test_an_error_of_the_callback_is_mapped_as_well() -> None:
     assert caught.value.error == "access_denied"
 
 
-def test_a_401_that_asks_for_credentials_is_a_wrong_client() -> None:
+@pytest.mark.parametrize("body", [b"<html>Unauthorized</html>", b"", b'{"message": "Unauthorized"}'])
+def test_a_401_that_asks_for_credentials_is_a_wrong_client(body: bytes) -> None:
     """Some providers answer a wrong secret with HTTP alone; no user's grant is touched."""
-    refusal = HttpResponse(401, {"WWW-Authenticate": 'Basic realm="x"'}, b"<html>Unauthorized</html>")
+    refusal = HttpResponse(401, {"WWW-Authenticate": 'Basic realm="x"'}, body)
     clock = ManualClock()
     broker = make(Wire(ANSWER, refusal), clock=clock)
     log_in(broker)

@@ -1,0 +1,1 @@
+"""What providers do that data cannot say: one module for each provider."""
