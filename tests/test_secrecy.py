@@ -200,7 +200,6 @@ class Stage:
     def start(self, broker: Broker) -> tuple[AuthorizationSession, str]:
         """Start an authorization, go through the browser, and learn what is secret in it."""
         session = broker.start_authorization(TENANT, USER, SCOPE, REDIRECT_URI)
-        assert session.code_verifier is not None
         self.witness.learn("verifier", session.code_verifier.expose())
         self.witness.see("session", session)
         self.witness.look("session's URL", session.authorize_url)

@@ -61,7 +61,7 @@ class AuthorizationFlow:
         tenant, principal = TenantId(tenant), PrincipalId(principal)
         scope, redirect_uri = ScopeSet(scope), checked_redirect_uri(redirect_uri)
         resource = None if resource is None else checked_text("resource", resource)
-        state, verifier, challenge = oauth.new_state(), None, None
+        state, verifier, challenge = oauth.new_state(), TokenSecret(""), ""
         ours = {"response_type": "code", "client_id": client_id, "redirect_uri": redirect_uri, "state": state}
         ours.update(oauth.format_scope(scope, descriptor.scope_delimiter))
         ours.update(oauth.format_resource(descriptor, resource))
@@ -220,7 +220,7 @@ def _exchange_params(
     session: AuthorizationSession, code: TokenSecret, descriptor: ProviderDescriptor
 ) -> dict[str, str | TokenSecret]:
     params: dict[str, str | TokenSecret] = {"code": code, "redirect_uri": session.redirect_uri}
-    if session.code_verifier is not None:
+    if session.code_verifier:
         params["code_verifier"] = session.code_verifier
     return {**params, **oauth.format_resource(descriptor, session.resource)}
 

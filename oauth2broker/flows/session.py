@@ -44,8 +44,8 @@ class AuthorizationSession:
 
     Send the user to ``authorize_url``; keep the session under its ``state`` until the callback comes. Its
     ``to_json`` holds the code verifier, so keep it where the user's browser cannot read it. Serves once, and
-    until ``expires_at`` (an aware UTC datetime). At a provider without PKCE, code verifier and challenge are
-    None. Safe to share between threads.
+    until ``expires_at`` (an aware UTC datetime). At a provider that refuses PKCE, code verifier and challenge
+    are empty. Safe to share between threads.
     """
 
     tenant: TenantId
@@ -56,8 +56,8 @@ class AuthorizationSession:
     redirect_uri: str
     resource: str | None
     state: str
-    code_verifier: TokenSecret | None
-    code_challenge: str | None
+    code_verifier: TokenSecret
+    code_challenge: str
     authorize_url: str
     expires_at: datetime
     _use: _SingleUse = field(default_factory=_SingleUse, init=False)
@@ -77,7 +77,7 @@ class AuthorizationSession:
         members.update(
             version=SESSION_VERSION,
             scope=self.scope.normalized,
-            code_verifier=None if self.code_verifier is None else self.code_verifier.expose(),
+            code_verifier=self.code_verifier.expose(),
             expires_at=self.expires_at.isoformat(),
         )
         return json.dumps(members)
@@ -129,18 +129,17 @@ def _decoded(text: str | bytes) -> AuthorizationSession | str:
         if expires_at.utcoffset() is None:
             return "expires_at has no time zone"
         verifier, challenge = members.pop("code_verifier"), members.pop("code_challenge")
-        if (verifier is None) is not (challenge is None):
-            return "one of code_verifier and code_challenge is missing"
-        if verifier is not None and not _VERIFIER.fullmatch(verifier):
+        has_pkce = (verifier, challenge) != ("", "")  # a provider may refuse it
+        if has_pkce and not _VERIFIER.fullmatch(verifier):
             return "the code_verifier cannot be one"
         return AuthorizationSession(
             tenant=TenantId(members.pop("tenant")),
             principal=PrincipalId(members.pop("principal")),
             provider=ProviderId(members.pop("provider")),
             scope=ScopeSet(members.pop("scope")),
-            code_verifier=None if verifier is None else TokenSecret(verifier),
-            code_challenge=_optional("code_challenge", challenge),
-            resource=_optional("resource", members.pop("resource")),
+            code_verifier=TokenSecret(verifier),
+            code_challenge=checked_text("code_challenge", challenge) if has_pkce else "",
+            resource=_optional(members.pop("resource")),
             expires_at=expires_at.astimezone(UTC),
             **{name: checked_text(name, value) for name, value in members.items()},
         )
@@ -148,5 +147,5 @@ def _decoded(text: str | bytes) -> AuthorizationSession | str:
         return f"a member is missing, unknown or cannot be ({type(error).__name__})"
 
 
-def _optional(name: str, value: Any) -> str | None:
-    return None if value is None else checked_text(name, value)
+def _optional(resource: Any) -> str | None:
+    return None if resource is None else checked_text("resource", resource)

@@ -1,0 +1,461 @@
+"""What each provider's strategy does beyond the recorded answers: what it refuses, and what it signs."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import importlib
+import pickle
+import pkgutil
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePublicKey,
+    generate_private_key,
+)
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from oauth2broker import (
+    AuthorizationError,
+    BrokerError,
+    CallbackContext,
+    ConfigError,
+    InvalidGrantError,
+    ProviderDescriptor,
+    ProviderQuirks,
+    ProviderStrategy,
+    TokenSecret,
+    TransportError,
+)
+from oauth2broker.client_auth.apple import AppleClientSecret
+from oauth2broker.provider import presets, strategies
+from oauth2broker.provider.strategies.atlassian import Atlassian
+from oauth2broker.provider.strategies.ebay import EBay
+from oauth2broker.provider.strategies.facebook import Facebook
+from oauth2broker.provider.strategies.github import GitHub
+from oauth2broker.provider.strategies.instagram import Instagram
+from oauth2broker.provider.strategies.reddit import Reddit
+from oauth2broker.provider.strategies.shopify import Shopify
+from oauth2broker.provider.strategies.slack import SlackBot, SlackUser
+from oauth2broker.provider.strategies.square import Square
+from oauth2broker.provider.strategies.stripe import StripeConnect
+from oauth2broker.provider.strategies.zoho import Zoho
+from tests.presets.support import CLIENT_ID, CLIENT_SECRET, CODE, Answer, Story, query_of
+from tests.support import ManualClock
+
+SHOP = "acme.myshopify.com"
+ACCESS, REFRESH = "access-example-1", "refresh-example-1"
+
+
+def describe(
+    strategy: ProviderStrategy, host: str = "provider.example.com", **fields: Any
+) -> ProviderDescriptor:
+    """Give a descriptor that says no more than the strategy needs."""
+    return ProviderDescriptor(
+        "example",
+        f"https://{host}/oauth/token",
+        ["authorization_code", "refresh_token"],
+        authorization_endpoint=f"https://{host}/oauth/authorize",
+        strategy=strategy,
+        **{"client_auth": "client_secret_post", **fields},
+    )
+
+
+def token(**members: Any) -> Answer:
+    """Give a plain answer, with ``members`` besides or instead."""
+    return Answer({"access_token": ACCESS, "refresh_token": REFRESH, "expires_in": 3600, **members})
+
+
+def strategy_classes() -> list[type[ProviderStrategy]]:
+    """Give every strategy that is shipped."""
+    found = []
+    for module in pkgutil.iter_modules(strategies.__path__):
+        loaded = importlib.import_module(f"{strategies.__name__}.{module.name}")
+        for value in vars(loaded).values():
+            is_strategy = isinstance(value, type) and issubclass(value, ProviderStrategy)
+            if is_strategy and value.__module__ == loaded.__name__ and not value.__name__.startswith("_"):
+                found.append(value)
+    return found
+
+
+@pytest.mark.parametrize("kind", strategy_classes())
+def test_strategies_are_values(kind: type[ProviderStrategy]) -> None:
+    """Two of a kind are equal and hash alike, also across processes, and say why they are there."""
+    values = ["value" for _ in fields(kind)]  # type: ignore[arg-type]
+    made, other = kind(*values), kind(*values)
+    assert made == other == pickle.loads(pickle.dumps(made))
+    assert hash(made) == hash(other)
+    assert kind.__doc__ is not None
+    assert not kind.__doc__.startswith(f"{kind.__name__}(")
+
+
+# Slack.
+
+
+def test_a_slack_bot_refuses_a_second_token() -> None:
+    """user_scope beside bot scopes is refused with the name of the preset that takes it."""
+    story = Story(describe(SlackBot(), scope_delimiter=","), scope="chat:write")
+    with pytest.raises(ConfigError, match="slack_user"):
+        story.start(user_scope="search:read")
+
+
+def test_a_second_slack_token_that_comes_all_the_same_is_not_kept_in_the_open() -> None:
+    """The user's nested pair ends nowhere in the record; who the user is stays."""
+    user = {"id": "U1", "access_token": "xoxe.xoxp-nested", "refresh_token": "xoxe-nested", "scope": "a"}
+    record = Story(describe(SlackBot()), token(authed_user=user)).log_in()
+    assert record.extra["authed_user"] == {"id": "U1", "scope": "a"}
+    assert "nested" not in repr(record)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{"token_type": "bot"}, {"token_type": "bot", "authed_user": None}, {"authed_user": ["U1"]}],
+    ids=["renewed as a bot", "no user", "odd user"],
+)
+def test_a_slack_user_never_becomes_a_bot(members: dict[str, Any]) -> None:
+    """A bot's token is not stored as the user's, whatever stands where the user should."""
+    quirks = ProviderQuirks(token_path="authed_user")
+    story = Story(describe(SlackUser(), quirks=quirks), token(**members))
+    with pytest.raises(ConfigError, match="no user's token"):
+        story.log_in()
+    assert story.stored is None or not story.stored.access_token
+
+
+def test_a_bot_token_beside_the_users_is_dropped() -> None:
+    """The nested token is the record's, and the one at the top ends nowhere."""
+    quirks = ProviderQuirks(token_path="authed_user")
+    user = {"id": "U1", "access_token": "xoxp-user", "token_type": "user"}
+    story = Story(describe(SlackUser(), quirks=quirks), token(token_type="bot", authed_user=user))
+    record = story.log_in()
+    assert (record.access_token.expose(), record.refresh_token) == ("xoxp-user", None)
+    assert ACCESS not in repr(record.extra)
+    assert REFRESH not in repr(record.extra)
+
+
+# Shopify.
+
+
+def shopify_story(secret: str | None = CLIENT_SECRET) -> Story:
+    """Start with the shop ``SHOP``."""
+    fields = {} if secret is not None else {"client_auth": "none"}
+    return Story(describe(Shopify(), SHOP, **fields), token(), secret=secret)
+
+
+def signature(params: dict[str, str], message: str | None = None) -> str:
+    """Sign as Shopify does, values as they are unless ``message`` says how they are escaped."""
+    plain = "&".join(f"{name}={params[name]}" for name in sorted(params))
+    return hmac.new(CLIENT_SECRET.encode(), (message or plain).encode(), hashlib.sha256).hexdigest()
+
+
+def come_back(story: Story, change: Callable[[dict[str, str]], None]) -> None:
+    """Come back with a rightly signed callback that ``change`` was at, afterwards."""
+    session = story.start()
+    params = {"code": CODE, "shop": SHOP, "state": session.state, "timestamp": "1767225600"}
+    params["hmac"] = signature(params)
+    change(params)
+    story.broker.complete_authorization(session, params)
+
+
+def test_shopify_s_own_example_is_signed() -> None:
+    """The signature in Shopify's documentation is the one that is computed."""
+    params = {
+        "code": "0907a61c0c8d55e99db179b68161bc00",
+        "hmac": "700e2dadb827fcc8609e9d5ce208b2e9cdaab9df07390d2cbca10d7c328fc4bf",
+        "shop": "some-shop.myshopify.com",
+        "state": "0.6784241404160823",
+        "timestamp": "1337178173",
+    }
+    url = "https://some-shop.myshopify.com/admin/oauth/access_token"
+    Shopify().check_callback(CallbackContext(params, url, TokenSecret("hush")))
+    with pytest.raises(AuthorizationError):
+        Shopify().check_callback(CallbackContext({**params, "code": "0"}, url, TokenSecret("hush")))
+
+
+def test_a_signed_callback_is_taken() -> None:
+    """A callback as it came is exchanged for a token."""
+    story = shopify_story()
+    come_back(story, lambda params: None)
+    assert story.stored is not None
+
+
+@pytest.mark.parametrize("name", ["code", "shop", "timestamp"])
+def test_a_callback_that_was_changed_is_refused(name: str) -> None:
+    """Nothing that is signed can be changed, and nothing is sent."""
+    story = shopify_story()
+    with pytest.raises(AuthorizationError, match="signature") as caught:
+        come_back(story, lambda params: params.update({name: "evil"}))
+    assert caught.value.error == "invalid_callback"
+    assert not story.provider.sent
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda params: params.pop("hmac"),
+        lambda params: params.update(hmac=""),
+        lambda params: params.update(hmac="\u00e9\ud800"),
+        lambda params: params.update(hmac=params["hmac"].upper()),
+        lambda params: params.update(added="1"),
+        lambda params: params.update(timestamp="1\ud800"),
+    ],
+    ids=["no signature", "empty", "not ASCII", "upper case", "something added", "no encoding"],
+)
+def test_a_callback_without_the_right_signature_is_refused(change: Callable[[dict[str, str]], None]) -> None:
+    """Whatever the signature is instead, it is a callback that cannot be used, not a failure of ours."""
+    with pytest.raises(AuthorizationError, match="signature"):
+        come_back(shopify_story(), change)
+
+
+@pytest.mark.parametrize("shop", ["evil.myshopify.com", "", None])
+def test_a_signed_callback_of_another_shop_is_refused(shop: str | None) -> None:
+    """One shop's callback, rightly signed, does not complete the authorization of another."""
+
+    def move(params: dict[str, str]) -> None:
+        del params["hmac"], params["shop"]
+        if shop is not None:
+            params["shop"] = shop
+        params["hmac"] = signature(params)
+
+    story = shopify_story()
+    with pytest.raises(AuthorizationError, match="another shop"):
+        come_back(story, move)
+    assert not story.provider.sent
+
+
+@pytest.mark.parametrize("host", ["YWRtaW4%3D", "YWRtaW4="], ids=["escaped as in a form", "as it is"])
+def test_both_ways_to_escape_what_is_signed_are_taken(host: str) -> None:
+    """Shopify's libraries differ on the padding of ``host``; either signature serves."""
+
+    def pad(params: dict[str, str]) -> None:
+        del params["hmac"]
+        message = signature({**params, "host": host})
+        params.update(host="YWRtaW4=", hmac=message)
+
+    story = shopify_story()
+    come_back(story, pad)
+    assert story.stored is not None
+
+
+def test_a_delimiter_in_a_value_cannot_pass_for_another_parameter() -> None:
+    """Two parameters are not taken for one whose value holds both."""
+
+    def merge(params: dict[str, str]) -> None:
+        params["shop"] += f"&state={params['state']}"
+
+    with pytest.raises(AuthorizationError):
+        come_back(shopify_story(), merge)
+
+
+def test_without_a_secret_no_callback_can_be_checked() -> None:
+    """A client that could not tell a forgery is told so."""
+    with pytest.raises(ConfigError, match="client_secret"):
+        come_back(shopify_story(None), lambda params: None)
+
+
+# Apple.
+
+
+@pytest.fixture(scope="module")
+def apple_key() -> str:
+    """A private key as Apple hands it out."""
+    key = generate_private_key(SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def test_apple_s_client_secret_is_what_apple_wants(apple_key: str, tmp_path: Path) -> None:
+    """An ES256 JWT of the team, for the client, to Apple, which is sent as the client_secret."""
+    clock = ManualClock()
+    path = tmp_path / "AuthKey_KEY1.p8"
+    path.write_text(apple_key)
+    secret = AppleClientSecret("TEAM1", CLIENT_ID, "KEY1", path, clock=clock)
+    story = Story(describe(ProviderStrategy()), token(), secret=secret)
+    story.log_in()
+    sent = story.sent.params["client_secret"]
+    public = load_pem_private_key(apple_key.encode(), None).public_key()
+    assert isinstance(public, EllipticCurvePublicKey)
+    signed = jwt.decode_complete(
+        sent,
+        public,
+        algorithms=["ES256"],
+        audience="https://appleid.apple.com",
+        options={"verify_exp": False, "verify_iat": False},
+    )
+    issued = int(clock.now.timestamp())
+    assert signed["payload"] == {
+        "iss": "TEAM1",
+        "sub": CLIENT_ID,
+        "aud": "https://appleid.apple.com",
+        "iat": issued,
+        "exp": issued + 3600,
+    }
+    assert signed["header"]["kid"] == "KEY1"
+
+
+def test_apple_s_client_secret_is_made_anew_before_it_lapses(apple_key: str) -> None:
+    """The same one is given for 50 minutes, then another; and another when the clock goes back."""
+    clock = ManualClock()
+    secret = AppleClientSecret("TEAM1", CLIENT_ID, "KEY1", apple_key, clock=clock)
+    first = secret()
+    clock.advance(50 * 60 - 1)
+    assert secret() == first
+    clock.advance(1)
+    second = secret()
+    assert second != first
+    clock.advance(-60)
+    assert secret() != second
+
+
+def test_apple_s_key_is_never_shown(apple_key: str) -> None:
+    """Neither the repr nor the error about a key that is none holds it."""
+    assert "BEGIN" not in repr(AppleClientSecret("TEAM1", CLIENT_ID, "KEY1", apple_key))
+    broken = apple_key.replace("M", "N")
+    with pytest.raises(ConfigError, match="ES256") as caught:
+        AppleClientSecret("TEAM1", CLIENT_ID, "KEY1", broken)()
+    assert broken.splitlines()[1] not in str(caught.value)
+    with pytest.raises(ConfigError):
+        AppleClientSecret("TEAM1", CLIENT_ID, "KEY1", lambda: "")()
+    with pytest.raises(ConfigError):
+        AppleClientSecret("TEAM1", CLIENT_ID, "KEY1", 5)  # type: ignore[arg-type]
+
+
+# Facebook and Instagram.
+
+
+@pytest.mark.parametrize("strategy", [Facebook(), Instagram()])
+def test_an_unusable_access_token_does_not_displace_the_one_that_renews(strategy: ProviderStrategy) -> None:
+    """What cannot be sent is not kept to renew with: the old token still does."""
+    story = Story(describe(strategy), token(refresh_token=None), Answer({"access_token": "bad\ntoken"}))
+    story.log_in()
+    with pytest.raises(BrokerError):
+        story.renew()
+    assert story.stored is not None
+    assert story.stored.refresh_token == TokenSecret(ACCESS)
+
+
+def test_what_is_in_instagrams_urls_is_in_no_error() -> None:
+    """The secret and the token travel in the query, and not in what is said of a failure."""
+    story = Story(describe(Instagram()), token())
+    story.log_in()
+    with pytest.raises(TransportError) as caught:
+        story.renew()  # there is no answer
+    assert story.sent.params["access_token"] == ACCESS
+    for secret in (ACCESS, CLIENT_SECRET, "client+secret"):
+        assert secret not in f"{caught.value!r} {caught.value.__cause__!r} {caught.value.__context__!r}"
+
+
+# Zoho.
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "https://accounts.zoho.com.evil.example",
+        "https://accounts.zoho.evil",
+        "http://accounts.zoho.eu",
+        "https://accounts.zoho.eu@evil.example",
+        "https://accounts.zoho.eu/oauth",
+        "https://accounts.zoho.eu:444",
+        "accounts.zoho.eu",
+        "",
+    ],
+)
+def test_zoho_s_credentials_go_to_zoho_only(server: str) -> None:
+    """A callback that names another server is refused before anything is sent."""
+    quirks = ProviderQuirks(callback_members=["accounts-server"])
+    story = Story(describe(Zoho(), "accounts.zoho.com", quirks=quirks), token())
+    with pytest.raises(AuthorizationError, match="data centres") as caught:
+        story.log_in(**{"accounts-server": server})
+    assert caught.value.error == "invalid_callback"
+    assert not story.provider.sent
+
+
+def test_an_answer_cannot_send_the_next_request_elsewhere_either() -> None:
+    """A server that an answer brought into the record is refused when it is used."""
+    descriptor = describe(
+        Zoho(), "accounts.zoho.com", revocation_endpoint="https://accounts.zoho.com/oauth/v2/token/revoke"
+    )
+    story = Story(descriptor, token(**{"accounts-server": "https://evil.example"}))
+    story.log_in()
+    with pytest.raises(AuthorizationError, match="data centres"):
+        story.renew()
+    with pytest.raises(AuthorizationError, match="data centres"):
+        story.revoke()
+    assert len(story.provider.sent) == 1
+
+
+# What some revocations cannot do without.
+
+
+@pytest.mark.parametrize("strategy", [GitHub(), Square(), StripeConnect()])
+def test_a_revocation_that_lacks_what_it_needs_is_not_sent(strategy: ProviderStrategy) -> None:
+    """A client without a secret is told what the provider wants, and the record stays."""
+    descriptor = describe(
+        strategy, client_auth="none", revocation_endpoint="https://provider.example.com/revoke"
+    )
+    story = Story(descriptor, token(), secret=None)
+    story.log_in()
+    with pytest.raises(ConfigError, match=r"client_secret_post|secret key"):
+        story.revoke()
+    assert story.stored is not None
+    assert story.stored.revoked_at is None
+    assert len(story.provider.sent) == 1
+
+
+def test_a_github_client_id_stays_in_its_place() -> None:
+    """What is no plain path segment is escaped into one."""
+    descriptor = describe(GitHub(), revocation_endpoint="https://api.github.com/applications")
+    story = Story(descriptor, token(), Answer(status=204))
+    story.log_in()
+    story.revoke()
+    assert story.sent.url == "https://api.github.com/applications/client%20id%2Fexample/token"
+
+
+# Errors that only their provider means so.
+
+
+@pytest.mark.parametrize(
+    ("strategy", "status", "error", "description", "dead"),
+    [
+        (Reddit(), 400, "invalid_request", None, True),
+        (Reddit(), 403, "invalid_request", None, False),
+        (Reddit(), 400, "unsupported_grant_type", None, False),
+        (Atlassian(), 403, "unauthorized_client", "Unknown or invalid refresh token.", True),
+        (Atlassian(), 403, "unauthorized_client", "The client is not allowed here", False),
+        (Atlassian(), 403, "unauthorized_client", None, False),
+        (Atlassian(), 401, "unauthorized_client", "refresh token is invalid", False),
+        (Atlassian(), 503, "unauthorized_client", "refresh token is invalid", False),
+    ],
+)
+def test_only_what_speaks_of_the_grant_buries_it(
+    strategy: ProviderStrategy, status: int, error: str, description: str | None, dead: bool
+) -> None:
+    """A refusal is a dead grant where the provider means the refresh token, and nowhere else."""
+    body = {"error": error} if description is None else {"error": error, "error_description": description}
+    story = Story(describe(strategy), token(), Answer(body, status))
+    story.log_in()
+    with pytest.raises(BrokerError) as caught:
+        story.renew()
+    assert isinstance(caught.value, InvalidGrantError) == dead
+    assert story.stored is not None
+    assert (story.stored.revoked_at is not None) == dead
+
+
+def test_ebay_is_sent_its_own_name_for_the_redirect_uri() -> None:
+    """In the authorization URL and with the code; the session keeps the URI itself."""
+    story = Story(replace(presets.get("ebay"), strategy=EBay("Acme-App-PRD-1")), token(), token())
+    assert query_of(story.start().authorize_url)["redirect_uri"] == "Acme-App-PRD-1"
+    story.log_in()
+    assert story.sent.params["redirect_uri"] == "Acme-App-PRD-1"
+    story.renew()
+    assert "redirect_uri" not in story.sent.params
