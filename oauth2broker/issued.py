@@ -6,7 +6,8 @@ import base64
 import json
 from datetime import datetime, timedelta
 
-from oauth2broker.payloads import MAX_EXPIRES_IN, TokenAnswer
+from oauth2broker.payloads import TokenAnswer
+from oauth2broker.provider.checks import LONGEST
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.scopes import ScopeSet
@@ -23,11 +24,13 @@ def build_record(
     previous: TokenRecord | None = None,
 ) -> TokenRecord:
     """Make the record of ``answer``; what did not come is taken from ``previous`` (RFC 6749 section 6)."""
-    expires_at = answer.expires_at or _after(issued_at, answer.expires_in)
+    expires_at = answer.expires_at
+    if expires_at is None or expires_at <= issued_at:  # no more use than a lifetime that is not positive
+        expires_at = _after(issued_at, answer.expires_in)
     if expires_at is None and descriptor.default_expires_in is not None and not answer.never_expires:
         expires_at = issued_at + descriptor.default_expires_in
     if expires_at is not None:
-        expires_at = min(expires_at, issued_at + MAX_EXPIRES_IN)
+        expires_at = min(expires_at, issued_at + LONGEST)
     refresh_token, id_token = answer.refresh_token, answer.id_token
     granted_scope, extra = answer.granted_scope, dict(answer.extra)
     if previous is not None:

@@ -10,17 +10,17 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from oauth2broker.errors import ConfigError
 from oauth2broker.frozen import FrozenMapping, freeze
+from oauth2broker.provider.checks import LONGEST
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.provider.quirks import ProviderQuirks, TimeUnit
 from oauth2broker.scopes import ScopeSet, is_scope_token
 from oauth2broker.secret import TokenSecret, usable_secret
 
-MAX_EXPIRES_IN = timedelta(days=3650)
 REFRESH_LIFETIMES = ("refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in")
 OWN_MEMBERS = frozenset(
     {"access_token", "refresh_token", "id_token", "token_type", "expires_in", "scope", "ok", "error"}
@@ -99,7 +99,7 @@ def read_extra(payload: Mapping[str, Any], quirks: ProviderQuirks) -> FrozenMapp
 def _seconds(value: object, unit: TimeUnit = TimeUnit.SECONDS) -> float | None:
     """Give a lifetime, clamped, or None for what is none (missing, not a number, not positive)."""
     seconds = _number(value, unit)
-    return min(seconds, MAX_EXPIRES_IN.total_seconds()) if seconds is not None and seconds > 0 else None
+    return min(seconds, LONGEST.total_seconds()) if seconds is not None and seconds > 0 else None
 
 
 def _number(value: object, unit: TimeUnit = TimeUnit.SECONDS) -> float | None:

@@ -293,6 +293,8 @@ HOUR = timedelta(hours=1)
             timedelta(seconds=60),
         ),
         (ExpiryRule("until", absolute=True), {"until": 1e300}, HOUR, HOUR),
+        (ExpiryRule("until", absolute=True), {"until": 5}, HOUR, HOUR),
+        (ExpiryRule("until", absolute=True), {"until": "2026-01-01T00:00:00Z"}, None, None),
         (ExpiryRule("until", absolute=True), {"until": "9999-12-31T23:59:59Z"}, None, timedelta(days=3650)),
         (ExpiryRule(zero_is_never=True), {"expires_in": 0}, HOUR, None),
         (ExpiryRule(zero_is_never=True), {"expires_in": "0"}, HOUR, None),

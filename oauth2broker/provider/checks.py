@@ -12,6 +12,7 @@ from oauth2broker.errors import ConfigError
 from oauth2broker.frozen import FrozenMapping
 
 Kind = TypeVar("Kind", bound=StrEnum)
+LONGEST = timedelta(days=3650)
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.1
 _FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _SET_BY_US = frozenset({"authorization", "content-length", "content-type", "host", "transfer-encoding"})
@@ -61,9 +62,9 @@ def checked_path(name: str, path: str) -> str:
 
 
 def checked_duration(name: str, value: timedelta | None) -> timedelta | None:
-    """Give a positive duration or None."""
-    if value is not None and (not isinstance(value, timedelta) or value <= timedelta()):
-        raise ConfigError(f"{name} is a positive timedelta or None")
+    """Give a positive duration of at most ten years, or None."""
+    if value is not None and (not isinstance(value, timedelta) or not timedelta() < value <= LONGEST):
+        raise ConfigError(f"{name} is a positive timedelta of at most {LONGEST.days} days, or None")
     return value
 
 

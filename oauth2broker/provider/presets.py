@@ -186,11 +186,11 @@ def _entries() -> dict[str, dict[str, Any]]:
 
 
 def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the plain arguments of a descriptor; an empty text stands for none, and seconds for a duration."""
+    """Give the plain arguments of a descriptor; an empty text stands for None, and seconds for a duration."""
     return {
-        name: timedelta(seconds=value) if name in _DURATIONS else value
+        name: timedelta(seconds=value) if name in _DURATIONS else (None if value == "" else value)
         for name, value in entry.items()
-        if name not in _ABOUT and value != ""
+        if name not in _ABOUT
     }
 
 

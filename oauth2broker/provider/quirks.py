@@ -15,6 +15,7 @@ from oauth2broker.provider.checks import (
     checked_path,
     checked_texts,
 )
+from oauth2broker.records import checked_text
 
 _TOKENS = frozenset({"access_token", "refresh_token", "id_token", "token_type", "expires_in", "error"})
 
@@ -119,9 +120,7 @@ class ProviderQuirks(ShownByFields):
         put(self, "token_path", None if token_path is None else checked_path("token_path", token_path))
         put(self, "expiry", _rule(expiry))
         put(self, "scope_member", *checked_names("scope_member", [scope_member]))
-        if token_type is not None:
-            checked_names("token_type", [token_type])
-        put(self, "token_type", token_type)
+        put(self, "token_type", None if token_type is None else checked_text("token_type", token_type))
         put(self, "callback_members", _harmless(checked_names("callback_members", callback_members)))
         kept = None if extra_members is None else checked_names("extra_members", extra_members)
         put(self, "extra_members", kept)

@@ -530,7 +530,7 @@ LOGINS: dict[str, Login] = {
         refresh("https://zoom.us/oauth/token"),
         second(expires_in=3599, scope="user:read"),
         Kept(A2, R2, 3599, scope="user:read", extra={"api_url": "https://api-eu.zoom.us"}),
-        revoke("https://zoom.us/oauth/revoke", R2),
+        revoke("https://zoom.us/oauth/revoke", A2, "access_token"),
         Answer({"status": "success"}),
     ),
     "atlassian": Login(
@@ -685,7 +685,7 @@ LOGINS: dict[str, Login] = {
                 "request_id": "r2",
             },
         ),
-        revoke("https://api.notion.com/v1/oauth/revoke", R2, place="json"),
+        revoke("https://api.notion.com/v1/oauth/revoke", A2, "access_token", place="json"),
         Answer({}),
         scope="ignored",
         asks={"owner": "user", "scope": None},
@@ -1124,8 +1124,8 @@ LOGINS: dict[str, Login] = {
         Want(
             "https://open.tiktokapis.com/v2/oauth/revoke/",
             {
-                "token": R2,
-                "token_type_hint": "refresh_token",
+                "token": A2,
+                "token_type_hint": "access_token",
                 "client_key": CLIENT_ID,
                 "client_secret": CLIENT_SECRET,
             },
@@ -1422,6 +1422,26 @@ REFUSALS = [
         InvalidClientError,
     ),
     Refusal("reddit", "renewal", page(429), TransientError),
+    Refusal(
+        "x",
+        "renewal",
+        said({"error": "invalid_request", "error_description": "Value passed for the token was invalid."}),
+        InvalidGrantError,
+        dead=True,
+    ),
+    Refusal(
+        "x",
+        "renewal",
+        said({"error": "invalid_request", "error_description": "Missing required parameter."}),
+        ConfigError,
+    ),
+    Refusal(
+        "servicenow",
+        "renewal",
+        said({"error": "server_error", "error_description": "access_denied"}, 401),
+        InvalidClientError,
+    ),
+    Refusal("servicenow", "renewal", said({"error": "server_error"}, 500), TransientError),
     Refusal("notion", "code", said({"error": "invalid_grant"}), InvalidGrantError),
     Refusal("notion", "renewal", said({"error": "invalid_grant"}), InvalidGrantError, dead=True),
     Refusal(
