@@ -40,6 +40,8 @@ from oauth2broker.transports.base import HttpResponse, ResponseMetadata
 _NOTHING_TO_REVOKE = ("unsupported_token_type", "invalid_token", "invalid_grant")
 _REFRESH_MEMBER = re.compile(r'"refresh_token"\s*:\s*("(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")')
 _MOST_CODES = 10**12
+_FORM = "application/x-www-form-urlencoded"
+_TOKENS = frozenset({"access_token", "refresh_token"})
 _ERROR_CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 appendix A.7, and no novels
 
 
@@ -80,9 +82,12 @@ def read_token_answer(
     if isinstance(payload, str):
         return _unreadable(payload, metadata, _rescue(response))
     members = {**callback, **_unwrapped(payload, quirks.token_path)}
-    if _is_error(response.status, payload, members, quirks):
+    if _is_error(response.status, payload, members):
         return _read_error(payload, metadata, grant, descriptor, strategy, sent)
-    return _read_success(members, metadata, grant, descriptor, strategy)
+    answer = _read_success(members, metadata, grant, descriptor, strategy)
+    if isinstance(answer, TokenFailure) and answer.refresh_token is None and _codes(payload, quirks):
+        return _read_error(payload, metadata, grant, descriptor, strategy, sent)
+    return answer
 
 
 def read_revocation_failure(
@@ -93,16 +98,16 @@ def read_revocation_failure(
     sent: Iterable[TokenSecret],
 ) -> TokenFailure | None:
     """Read the revocation endpoint's answer (RFC 7009 section 2.2); None: nothing is left to revoke."""
-    if 200 <= response.status < 300:
-        payload = _parse_body(response)
-        if isinstance(payload, str) or not _is_error(response.status, payload, payload, descriptor.quirks):
-            return None
     if 300 <= response.status < 400:
         return _redirect("revocation", response.status)
-    payload = _parse_body(response)
-    code = _error_code(payload, descriptor.quirks) if isinstance(payload, dict) else None
-    if code is not None and descriptor.quirks.error_codes.get(code, code) in _NOTHING_TO_REVOKE:
+    payload, quirks = _parse_body(response), descriptor.quirks
+    code = _error_code(payload, quirks) if isinstance(payload, dict) else None
+    if code is not None and quirks.error_codes.get(code, code) in _NOTHING_TO_REVOKE:
         return None
+    if 200 <= response.status < 300:  # an error is known, or stands where the RFC has it
+        is_error = isinstance(payload, dict) and _is_error(response.status, payload, payload)
+        if not is_error and (code is None or not _is_known(code, quirks)):
+            return None
     metadata = ResponseMetadata.from_headers(response.status, response.headers)
     if isinstance(payload, str):
         return _unreadable(payload, metadata)
@@ -116,7 +121,8 @@ def _parse_body(response: HttpResponse) -> dict[str, Any] | str:
     try:
         payload = json.loads(_text(response), parse_int=_integer, strict=False)
     except (ValueError, RecursionError):
-        if "application/x-www-form-urlencoded" in response.headers.get("content-type", "").lower():
+        is_form = response.headers.get("content-type", "").lower().startswith(_FORM)
+        if is_form and response.body.lstrip()[:1] not in (b"{", b"["):  # else it is JSON that was cut
             return dict(parse_qsl(response.body.decode("utf-8", "replace")))
         return "is HTML, not JSON" if response.body.lstrip()[:1] == b"<" else "is not JSON"
     return payload if isinstance(payload, dict) else "is JSON but no object"
@@ -146,27 +152,30 @@ def _integer(digits: str) -> int | float:
         return float(digits)
 
 
-def _is_error(
-    status: int, payload: Mapping[str, Any], members: Mapping[str, Any], quirks: ProviderQuirks
-) -> bool:
-    """Whether ``payload`` is a refusal; ``members`` are those of the token in it."""
+def _is_error(status: int, payload: Mapping[str, Any], members: Mapping[str, Any]) -> bool:
+    """Whether ``payload`` is a refusal by what all providers do; ``members`` are those of the token in it."""
     if not 200 <= status < 300:
         return True
     if read_refresh_token(members) is not None:
         return False  # an answer that brings a refresh token is no refusal, whatever else it says
-    if payload.get("error") or payload.get("ok") is False:
-        return True
-    return not members.get("access_token") and any(_code_at(payload, path) for path in quirks.error_paths)
+    return bool(payload.get("error")) or payload.get("ok") is False
 
 
 def _error_code(payload: Mapping[str, Any], quirks: ProviderQuirks) -> str | None:
     """Give the provider's own code: the first that we know, else the first there is."""
-    codes = [_code_at(payload, path) for path in quirks.error_paths]
+    codes = _codes(payload, quirks)
     if isinstance(payload.get("error"), str):
-        codes.append(_code_at(payload, "error"))
-    found = [code for code in codes if code is not None]
-    known = [code for code in found if code in quirks.error_codes or code in STANDARD_ERRORS]
-    return next(iter(known or found), None)
+        codes += filter(None, [_code_at(payload, "error")])
+    return next((code for code in codes if _is_known(code, quirks)), next(iter(codes), None))
+
+
+def _codes(payload: Mapping[str, Any], quirks: ProviderQuirks) -> list[str]:
+    """Give the codes at this provider's own places for them."""
+    return [code for path in quirks.error_paths if (code := _code_at(payload, path)) is not None]
+
+
+def _is_known(code: str, quirks: ProviderQuirks) -> bool:
+    return code in quirks.error_codes or code in STANDARD_ERRORS
 
 
 def _code_at(payload: Mapping[str, Any], path: str) -> str | None:
@@ -192,7 +201,7 @@ def _dig(value: Any, path: str) -> Any:
 def _unwrapped(payload: Mapping[str, Any], path: str | None) -> Mapping[str, Any]:
     """Give the members of the token, and beside them what else the answer says that is not of a token."""
     inner = None if path is None else _dig(payload, path)
-    if path is None or not isinstance(inner, Mapping):
+    if path is None or not isinstance(inner, Mapping) or not _TOKENS & inner.keys():
         return payload
     outer = {name: value for name, value in payload.items() if name not in OWN_MEMBERS}
     outer.pop(path.partition(".")[0], None)
@@ -276,6 +285,8 @@ def _read_success(
     try:
         members = {"refresh_token": payload.get("refresh_token")}  # a hook drops it by saying None
         members.update(strategy.normalize_token_response(grant, payload))
+        if members["refresh_token"] is None:
+            rescued = None
         rescued = read_refresh_token(members) or rescued
         answer = parse_members(members, descriptor)
         if answer is not None:

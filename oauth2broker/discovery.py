@@ -251,8 +251,7 @@ def _read(url: str, response: HttpResponse) -> dict[str, Any] | str:
     """Give the document or, where another place may have it, what came instead."""
     status = response.status
     if 300 <= status < 400:
-        problem = f"{url} redirects (HTTP {status}), which is not followed: give the right metadata_url"
-        raise ConfigError(problem, status=status)
+        return f"a redirect (HTTP {status}), which is not followed"
     if status == 429 or status >= 500:
         known = ResponseMetadata.from_headers(status, response.headers)
         raise TransientError(f"{url} gave HTTP {status}", status=status, retry_after=known.retry_after)

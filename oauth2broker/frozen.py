@@ -10,6 +10,7 @@ from typing import Any, Self
 from oauth2broker.errors import ConfigError
 
 MAX_DEPTH = 32
+MAX_BITS = 4096
 
 
 class ShownByFields:
@@ -74,6 +75,8 @@ class FrozenMapping(Mapping[str, Any]):
 
 def freeze(value: Any, depth: int = MAX_DEPTH) -> Any:
     """Give an immutable equal of a JSON value."""
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise ConfigError("a number is larger than JSON readers take")
     if value is None or isinstance(value, str | int | bool):
         return value
     if isinstance(value, float) and math.isfinite(value):

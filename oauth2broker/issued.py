@@ -63,6 +63,8 @@ def _refresh_expiry(
         return said
     if previous is not None and answer.refresh_token in {None, previous.refresh_token}:
         return previous.refresh_expires_at
+    if previous is not None and descriptor.quirks.refresh_lifetime_is_absolute:
+        return previous.refresh_expires_at
     lifetime = descriptor.default_refresh_expires_in
     return None if answer.refresh_token is None or lifetime is None else issued_at + lifetime
 

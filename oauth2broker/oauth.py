@@ -19,6 +19,7 @@ from oauth2broker.client import Client
 from oauth2broker.errors import BrokerError, ConfigError
 from oauth2broker.frozen import FrozenMapping
 from oauth2broker.grants import GrantType
+from oauth2broker.provider.checks import checked_member
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.provider.kinds import BodyFormat, Endpoint
 from oauth2broker.provider.strategy import ProviderStrategy, RequestDraft
@@ -141,10 +142,10 @@ def call_hook(name: str, hook: Callable[[], object]) -> BrokerError | None:
 
 def rename_params(descriptor: ProviderDescriptor, params: dict[str, str]) -> None:
     """Give RFC parameters the names that they have at this provider, in place."""
-    for ours, theirs in descriptor.quirks.param_names.items():
-        value = params.pop(ours, None)
-        if theirs is not None and value is not None:
-            params[theirs] = value
+    names = descriptor.quirks.param_names
+    given = [(names.get(name, name), value) for name, value in params.items()]
+    params.clear()
+    params.update((name, value) for name, value in given if name is not None)
 
 
 def is_form(params: Mapping[Any, Any]) -> bool:
@@ -162,7 +163,9 @@ def plain(value: str | TokenSecret) -> str:
 
 
 def _headers(descriptor: ProviderDescriptor) -> dict[str, str]:
-    return {"Accept": "application/json", **descriptor.token_headers}
+    ours = {"Accept": "application/json"}
+    given = {name.title() for name in descriptor.token_headers}
+    return {name: value for name, value in ours.items() if name not in given} | {**descriptor.token_headers}
 
 
 def _finished(
@@ -193,6 +196,7 @@ def _unsendable(draft: RequestDraft) -> ConfigError | None:
     """Give what keeps ``draft`` from being sent, as code of the caller's may have left it."""
     try:
         checked_endpoint("the request's URL", draft.url)
+        draft.body_format = checked_member("body_format", BodyFormat, draft.body_format)
         fits = is_form(draft.form) and is_form(draft.headers) and draft.method.isalpha()
     except ConfigError as error:
         return ConfigError(f"the strategy's shape_request: {error}")

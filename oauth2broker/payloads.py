@@ -86,8 +86,10 @@ def read_extra(payload: Mapping[str, Any], quirks: ProviderQuirks) -> FrozenMapp
     """Give what is kept beside the token (``record.extra``)."""
     extra = {}
     known = {*OWN_MEMBERS, quirks.expiry.member, quirks.scope_member}
+    named = quirks.extra_members
+    wanted = None if named is None else {*named, *quirks.callback_members}
     for name, value in payload.items():
-        is_wanted = quirks.extra_members is None or name in quirks.extra_members
+        is_wanted = wanted is None or name in wanted
         if isinstance(name, str) and name not in known and is_wanted:
             try:
                 extra[name] = freeze(value)

@@ -21,6 +21,8 @@ def checked_endpoint(name: str, url: str) -> str:
         raise ConfigError(f"{name} must be an absolute https URL")
     if not parts.hostname:
         raise ConfigError(f"{name} has no host")
+    if "%" in parts.netloc:  # what is checked must be what is connected to
+        raise ConfigError(f"{name} must not hold escapes in its host")
     if "@" in parts.netloc:
         raise ConfigError(f"{name} must not hold user information")
     return url

@@ -244,6 +244,11 @@ def test_an_endpoint_is_a_str(name: str, value: object) -> None:
         ("pkce", "plain"),
         ("pkce", None),
         ("resource_param", ""),
+        ("resource_param", "state"),
+        ("resource_param", "client_id"),
+        ("issuer", "provider"),
+        ("token_endpoint", "https://%31%32%37.0.0.1/token"),
+        ("issuer", "https://provider.example.com/#a"),
         ("resource_param", 5),
         ("grant_params", {"password": {}}),
         ("grant_params", {"refresh_token": {"type": 5}}),
@@ -305,6 +310,7 @@ def test_a_field_that_cannot_be_is_refused_by_name(name: str, value: object) -> 
         ("callback_members", ["refresh_token"]),
         ("callback_members", ["access_token"]),
         ("callback_members", ["error"]),
+        ("callback_members", ["code"]),
         ("extra_members", "owner"),
         ("extra_members", [5]),
     ],
@@ -420,12 +426,12 @@ def test_the_repr_of_a_descriptor_shows_no_value_of_static_parameters() -> None:
 def test_quirks_map_error_codes_and_default_to_none() -> None:
     """A provider that keeps to the RFCs needs none."""
     assert dict(ProviderQuirks().error_codes) == {}
-    assert ProviderQuirks(error_codes={"a": "b"}).error_codes == {"a": "b"}
-    assert ProviderQuirks(error_codes={"a": "b"}) == ProviderQuirks(error_codes={"a": "b"})
-    assert ProviderQuirks(error_codes={"a": "b"}) != ProviderQuirks()
+    assert ProviderQuirks(error_codes={"a": "invalid_grant"}).error_codes == {"a": "invalid_grant"}
+    assert ProviderQuirks(error_codes={"a": "slow_down"}) == ProviderQuirks(error_codes={"a": "slow_down"})
+    assert ProviderQuirks(error_codes={"a": "slow_down"}) != ProviderQuirks()
 
 
-@pytest.mark.parametrize("codes", [{"a": 1}, {1: "a"}, ["a"], "a=b", 5])
+@pytest.mark.parametrize("codes", [{"a": "invalid_grnt"}, {"a": ""}, {"a": 1}, {1: "a"}, ["a"], "a=b", 5])
 def test_quirks_that_cannot_be_are_refused(codes: Any) -> None:
     """The error names the field."""
     with pytest.raises(ConfigError, match="error_codes"):
@@ -434,7 +440,7 @@ def test_quirks_that_cannot_be_are_refused(codes: Any) -> None:
 
 def test_quirks_cannot_be_changed_and_survive_pickle() -> None:
     """They are part of a descriptor and as immutable."""
-    quirks: Any = ProviderQuirks(error_codes={"a": "b"})
+    quirks: Any = ProviderQuirks(error_codes={"a": "invalid_grant"})
     with pytest.raises(dataclasses.FrozenInstanceError):
         quirks.error_codes = {}
     assert pickle.loads(pickle.dumps(quirks)) == quirks

@@ -33,7 +33,9 @@ from oauth2broker import (
     RequestDraft,
     ResponseMetadataSlot,
     TokenRecord,
+    TokenSecret,
     TransientError,
+    TransportError,
 )
 from tests.support import REDIRECT_URI, SCOPE, TENANT, USER, USER_REQUEST, ManualClock
 
@@ -164,6 +166,14 @@ def test_renamed_parameters_go_by_their_name_here_everywhere() -> None:
     assert "client_id" not in wire.form
     broker.revoke(USER_REQUEST)
     assert (wire.form["client_key"], wire.form["token"]) == ("app", "rt-1")
+
+
+@pytest.mark.parametrize("name", ["resource", "audience"])
+def test_no_extra_parameter_replaces_the_resource(name: str) -> None:
+    """Else the token of one API would be stored under the name of another."""
+    broker = make(Wire(ANSWER), resource_param=name)
+    with pytest.raises(ConfigError, match=name):
+        start(broker, resource=RESOURCE, extra_params={name: "https://other.example.com"})
 
 
 @pytest.mark.parametrize("name", ["resource", "audience"])
@@ -380,6 +390,13 @@ def test_what_is_kept_beside_the_token_can_be_named() -> None:
     assert dict(issued(answer, ProviderQuirks(extra_members=[])).extra) == {}
 
 
+def test_what_a_callback_brings_is_kept_also_where_members_are_named() -> None:
+    """It was named itself; a region that is lost sends renewals to the wrong place."""
+    quirks = ProviderQuirks(callback_members=["region"], extra_members=["instance"])
+    broker = make(Wire({**ANSWER, "instance": "i-1", "noise": 1}), quirks=quirks)
+    assert dict(log_in(broker, region="eu").extra) == {"region": "eu", "instance": "i-1"}
+
+
 def test_a_token_type_that_is_no_scheme_is_replaced() -> None:
     """What an API is to be sent does not depend on what the provider calls the token."""
     answer = {**ANSWER, "token_type": "User Access Token"}
@@ -443,6 +460,69 @@ def test_of_several_codes_the_one_that_is_known_counts() -> None:
             issued(refusal, quirks)
     with pytest.raises(ConfigError, match="601"):
         issued({"status": 601, "error": "strange"}, quirks)
+
+
+def test_a_token_path_that_leads_to_no_token_is_not_followed() -> None:
+    """What stands at the top is then the token: a refresh token in it is the only one alive."""
+    answer = {**ANSWER, "user": {"id": "u-1"}}
+    record = issued(answer, ProviderQuirks(token_path="user"))
+    assert (record.access_token.expose(), record.refresh_token) == ("at-1", TokenSecret("rt-1"))
+    assert record.extra["user"] == {"id": "u-1"}
+
+
+def test_an_answer_that_only_the_strategy_can_read_is_read_before_it_is_refused() -> None:
+    """Many envelopes say ``"code": "0"`` for success, and name their members otherwise."""
+
+    class Camel(ProviderStrategy):
+        def normalize_token_response(self, grant: GrantType, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+            inner = payload["data"]
+            return {"access_token": inner["accessToken"], "refresh_token": inner["refreshToken"]}
+
+    quirks = ProviderQuirks(error_paths=["code"], error_codes={"17": "invalid_grant"})
+    answer = {"code": "0", "data": {"accessToken": "at-1", "refreshToken": "rt-1"}}
+    record = issued(answer, quirks, strategy=Camel())
+    assert record.refresh_token == TokenSecret("rt-1")
+    with pytest.raises(InvalidGrantError):
+        issued({"code": "17", "data": None}, quirks, strategy=Camel())
+
+
+@pytest.mark.parametrize("body", [b'{"status": "OK"}', b'{"status": 200}', b"", b"true", b"{}", b"done"])
+def test_a_revocation_that_succeeds_in_its_own_words_is_one(body: bytes) -> None:
+    """Only a code that is known, or stands where the RFC has it, makes an error of a 200."""
+    quirks = ProviderQuirks(error_paths=["status"], error_codes={"GONE": "invalid_token"})
+    broker = make(Wire(ANSWER, HttpResponse(200, JSON, body)), quirks=quirks)
+    log_in(broker)
+    tombstone = broker.revoke(USER_REQUEST)
+    assert tombstone is not None
+    assert tombstone.revoked_at is not None
+
+
+def test_a_form_that_is_json_cut_short_gives_its_refresh_token_back() -> None:
+    """Whatever the content type says: the old one is spent."""
+    cut = HttpResponse(
+        200, {"Content-Type": "application/x-www-form-urlencoded"}, b'{"refresh_token": "rt-2", "access_'
+    )
+    clock = ManualClock()
+    broker = make(Wire(ANSWER, cut), clock=clock)
+    log_in(broker)
+    clock.advance(7200)
+    with pytest.raises(TransientError):
+        broker.refresh_access_token(USER_REQUEST)
+    stored = broker.store.fetch(broker.key_for(USER_REQUEST))
+    assert stored is not None
+    assert stored.refresh_token == TokenSecret("rt-2")
+
+
+def test_a_refresh_lifetime_from_the_consent_on_is_not_begun_anew() -> None:
+    """A rotated refresh token ends when the first one would have."""
+    clock, quirks = ManualClock(), ProviderQuirks(refresh_lifetime_is_absolute=True)
+    wire = Wire(ANSWER, {**ANSWER, "refresh_token": "rt-2"})
+    broker = make(wire, quirks=quirks, default_refresh_expires_in=timedelta(days=60), clock=clock)
+    ends = log_in(broker).refresh_expires_at
+    clock.advance(7200)
+    renewed = broker.refresh_access_token(USER_REQUEST)
+    assert renewed.refresh_token == TokenSecret("rt-2")
+    assert renewed.refresh_expires_at == ends is not None
 
 
 def test_an_error_of_the_callback_is_mapped_as_well() -> None:
@@ -548,11 +628,17 @@ def _break_method(draft: RequestDraft) -> None:
     draft.method = "POST /"
 
 
+def _forget_the_place(draft: RequestDraft) -> None:
+    draft.body_format = "xml"  # type: ignore[assignment]
+
+
 def _raise(draft: RequestDraft) -> None:
     raise ValueError(draft.form["code"])
 
 
-@pytest.mark.parametrize("damage", [_escape, _break_form, _break_header, _break_method, _raise])
+@pytest.mark.parametrize(
+    "damage", [_escape, _break_form, _break_header, _break_method, _forget_the_place, _raise]
+)
 def test_a_hook_that_breaks_a_request_changes_nothing(damage: Any) -> None:
     """Nothing is sent, the session can still serve, and the code is not in what is raised."""
     strategy = DefaultProviderStrategy()
@@ -567,6 +653,57 @@ def test_a_hook_that_breaks_a_request_changes_nothing(damage: Any) -> None:
     assert wire.sent == []
     del strategy.shape_request
     assert broker.complete_authorization(session, callback).access_token
+
+
+def test_a_body_format_may_be_named_by_a_strategy_as_in_a_descriptor() -> None:
+    """A plain string is no other than the member; it must not send secrets in the URL."""
+
+    class Json(ProviderStrategy):
+        def shape_request(self, draft: RequestDraft) -> None:
+            draft.body_format = "json"  # type: ignore[assignment]
+
+    wire = Wire(ANSWER)
+    log_in(make(wire, strategy=Json()))
+    assert wire.sent[-1].url == f"{HOST}/token"
+    assert json.loads(wire.sent[-1].body)["code"] == "code-1"
+
+
+def test_a_secret_that_cannot_be_had_for_the_second_try_leaves_the_failure_of_the_first() -> None:
+    """It is written down when to ask again, so that not every caller asks."""
+    asked: list[int] = []
+
+    def vault() -> str:
+        asked.append(1)
+        if len(asked) > 1:
+            raise TransientError("the vault is down")
+        return "secret-of-app"
+
+    class Down:
+        sent = 0
+
+        def send(self, request: HttpRequest, metadata: ResponseMetadataSlot) -> HttpResponse:
+            self.sent += 1
+            raise TransportError("lost on the way")
+
+    wire = Down()
+    broker = Broker(describe(), "app", vault, http_client=wire, clock=ManualClock())
+    for kind in (TransportError, TransientError):
+        with pytest.raises(kind) as caught:
+            broker.client_credentials(SERVICE)
+        assert "vault" not in str(caught.value)
+    assert (wire.sent, len(asked)) == (1, 2)
+
+
+def test_the_secret_is_not_asked_for_a_callback_that_nobody_checks() -> None:
+    """A vault that is down is no answer to a user who said no."""
+
+    def vault() -> str:
+        raise TransientError("the vault is down")
+
+    broker = Broker(describe(), "app", vault, http_client=Wire(ANSWER))
+    session, _ = start(broker)
+    with pytest.raises(AuthorizationError):
+        broker.complete_authorization(session, {"state": session.state, "error": "access_denied"})
 
 
 def test_a_callback_that_the_strategy_refuses_is_not_exchanged() -> None:

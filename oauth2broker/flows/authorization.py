@@ -210,7 +210,7 @@ def _joined(
         for name, value in extras.items():
             if not oauth.is_form({name: value}):
                 raise ConfigError(f"{source} maps strings to strings")
-            if name in _OURS:
+            if name in _OURS or name in ours:
                 raise ConfigError(f"{source} may not override {name}")
             params[name] = value
     return params

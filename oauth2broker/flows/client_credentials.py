@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime
 
@@ -71,9 +71,10 @@ class ClientCredentialsFlow:
         }
         sent_at = self._clock()
         result = endpoint.send(endpoint.prepare(grant, params, {}, sent_at))
-        if isinstance(result, TokenFailure) and _was_lost(result.error):  # nothing in it is single-use,
-            sent_at = self._clock()  # but for a client assertion, which is made anew
-            result = endpoint.send(endpoint.prepare(grant, params, {}, sent_at))
+        if isinstance(result, TokenFailure) and _was_lost(result.error):
+            with suppress(BrokerError):  # what is single-use in it, a client assertion, is made anew
+                call = endpoint.prepare(grant, params, {}, self._clock())
+                sent_at, result = self._clock(), endpoint.send(call)
         if isinstance(result, TokenFailure):
             self._note_failure(request, key, stale, result.error)
             raise result.error

@@ -28,9 +28,13 @@ from oauth2broker.provider.kinds import (
 )
 from oauth2broker.provider.quirks import ProviderQuirks
 from oauth2broker.provider.strategy import ProviderStrategy
-from oauth2broker.records import checked_grant, checked_text
+from oauth2broker.records import checked_grant
 from oauth2broker.urls import checked_endpoint
 
+_OAUTHS_OWN = frozenset(
+    {"response_type", "client_id", "client_secret", "redirect_uri", "scope", "state", "code", "grant_type"}
+    | {"code_challenge", "code_challenge_method", "code_verifier", "refresh_token"}
+)
 if TYPE_CHECKING:
     from oauth2broker.transports.base import TokenHttpClient
 
@@ -134,16 +138,14 @@ class ProviderDescriptor(ShownByFields):
         put(self, "introspection_endpoint", _url("introspection_endpoint", introspection_endpoint))
         device = _url("device_authorization_endpoint", device_authorization_endpoint)
         put(self, "device_authorization_endpoint", device)
-        put(self, "issuer", None if issuer is None else checked_text("issuer", issuer))
+        put(self, "issuer", _url("issuer", issuer))
         put(self, "client_auth", None if client_auth is None else _method("client_auth", client_auth))
         also = checked_names("client_auth_also", client_auth_also)
         put(self, "client_auth_also", frozenset(_method("client_auth_also", method) for method in also))
         put(self, "endpoint_client_auth", _methods(endpoint_client_auth))
         put(self, "pkce", checked_member("pkce", PkceSupport, pkce))
         put(self, "scope_delimiter", _delimiter(scope_delimiter))
-        if resource_param is not None:
-            checked_names("resource_param", [resource_param])
-        put(self, "resource_param", resource_param)
+        put(self, "resource_param", _resource_param(resource_param))
         put(self, "authorization_params", checked_texts("authorization_params", authorization_params))
         put(self, "token_params", checked_texts("token_params", token_params))
         put(self, "grant_params", _by_grant(grant_params))
@@ -181,9 +183,10 @@ class ProviderDescriptor(ShownByFields):
 
         For issuers from your configuration, never from a request: whoever names the issuer says where your
         client's credentials go. The document must name exactly ``issuer`` (or ``stated_issuer``, for one that
-        is known to misstate itself); it is read from the well-known places or ``metadata_url``, over https,
-        without redirects, at most 1 MiB in 30 seconds. Addresses that are not public are refused unless
-        ``allow_private``. ``mutual_tls`` takes the endpoints for client certificates (RFC 8705 section 5).
+        is known to misstate itself, with :func:`dataclasses.replace` for what assertions and callbacks call
+        it); it is read from the well-known places or ``metadata_url``, over https, without redirects, at most
+        1 MiB in 30 seconds from each. Addresses that are not public are refused unless ``allow_private``.
+        ``mutual_tls`` takes the endpoints for client certificates (RFC 8705 section 5).
         ``overrides`` are fields of the descriptor, for documents that are wrong; ``id`` is by default the
         issuer without its scheme.
 
@@ -220,6 +223,12 @@ def _grants(grants: Iterable[str]) -> frozenset[GrantType]:
 
 def _url(name: str, url: str | None) -> str | None:
     return None if url is None else checked_endpoint(name, url)
+
+
+def _resource_param(name: str | None) -> str | None:
+    if name is not None and checked_names("resource_param", [name])[0] in _OAUTHS_OWN:
+        raise ConfigError(f"resource_param may not be {name}, which is a parameter of its own")
+    return name
 
 
 def _delimiter(delimiter: str) -> str:

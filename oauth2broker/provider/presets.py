@@ -132,7 +132,7 @@ def names() -> tuple[PresetName, ...]:
     return _NAMES
 
 
-def get(name: PresetName, *, environment: str | None = None, **variables: str) -> ProviderDescriptor:
+def get(name: PresetName, /, *, environment: str | None = None, **variables: str) -> ProviderDescriptor:
     """Describe a provider by name, such as ``get("okta", domain="acme.okta.com")``.
 
     ``environment`` is another than production, such as ``sandbox``; it joins the descriptor's id, as

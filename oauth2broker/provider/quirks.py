@@ -15,9 +15,14 @@ from oauth2broker.provider.checks import (
     checked_path,
     checked_texts,
 )
+from oauth2broker.provider.strategy import STANDARD_ERRORS
 from oauth2broker.records import checked_text
 
-_TOKENS = frozenset({"access_token", "refresh_token", "id_token", "token_type", "expires_in", "error"})
+_NOT_FROM_CALLBACKS = frozenset(
+    {"access_token", "refresh_token", "id_token", "token_type", "expires_in", "error", "code", "state"}
+    | {"refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in"}
+)
+_OF_REVOCATION = frozenset({"invalid_token", "unsupported_token_type"})  # RFC 7009 section 2.2.1
 
 
 class TimeUnit(StrEnum):
@@ -72,6 +77,7 @@ class ProviderQuirks(ShownByFields):
 
     Answers: ``token_path`` leads to the members of the token. ``expiry`` is an :class:`ExpiryRule`.
     ``scope_member`` names the granted scope. ``token_type`` stands for the one that is stated.
+    ``refresh_lifetime_is_absolute``: a refresh token that comes of a renewal ends when the first one does.
     ``callback_members`` are kept from the callback as if the answer had brought them. ``extra_members`` are
     what goes into ``record.extra``; None: all that is not OAuth's.
 
@@ -88,6 +94,7 @@ class ProviderQuirks(ShownByFields):
     expiry: ExpiryRule
     scope_member: str
     token_type: str | None
+    refresh_lifetime_is_absolute: bool
     callback_members: tuple[str, ...]
     extra_members: tuple[str, ...] | None
 
@@ -104,6 +111,7 @@ class ProviderQuirks(ShownByFields):
         expiry: ExpiryRule | None = None,
         scope_member: str = "scope",
         token_type: str | None = None,
+        refresh_lifetime_is_absolute: bool = False,
         callback_members: Iterable[str] = (),
         extra_members: Iterable[str] | None = None,
     ) -> None:
@@ -114,13 +122,14 @@ class ProviderQuirks(ShownByFields):
             checked_names("assertion_audience", [assertion_audience])
         put(self, "assertion_audience", assertion_audience)
         put(self, "revoke_access_token", bool(revoke_access_token))
-        put(self, "error_codes", checked_texts("error_codes", error_codes))
+        put(self, "error_codes", _meant(error_codes))
         paths = checked_names("error_paths", error_paths)
         put(self, "error_paths", tuple(checked_path("error_paths", path) for path in paths))
         put(self, "token_path", None if token_path is None else checked_path("token_path", token_path))
         put(self, "expiry", _rule(expiry))
         put(self, "scope_member", *checked_names("scope_member", [scope_member]))
         put(self, "token_type", None if token_type is None else checked_text("token_type", token_type))
+        put(self, "refresh_lifetime_is_absolute", bool(refresh_lifetime_is_absolute))
         put(self, "callback_members", _harmless(checked_names("callback_members", callback_members)))
         kept = None if extra_members is None else checked_names("extra_members", extra_members)
         put(self, "extra_members", kept)
@@ -133,6 +142,14 @@ def _renamed(names: Mapping[str, str | None] | None) -> Mapping[str, str | None]
     return FrozenMapping(names)
 
 
+def _meant(codes: Mapping[str, str] | None) -> Mapping[str, str]:
+    found = checked_texts("error_codes", codes)
+    for meaning in found.values():
+        if meaning not in STANDARD_ERRORS | _OF_REVOCATION:
+            raise ConfigError(f"error_codes maps to codes of the RFCs, of which {meaning!r:.80} is none")
+    return found
+
+
 def _rule(rule: ExpiryRule | None) -> ExpiryRule:
     if rule is not None and not isinstance(rule, ExpiryRule):
         raise ConfigError(f"expiry is an ExpiryRule, not {type(rule).__name__}")
@@ -142,6 +159,6 @@ def _rule(rule: ExpiryRule | None) -> ExpiryRule:
 def _harmless(names: tuple[str, ...]) -> tuple[str, ...]:
     """A callback comes through the user's browser, which must not hand us tokens."""
     for name in names:
-        if name in _TOKENS:
+        if name in _NOT_FROM_CALLBACKS:
             raise ConfigError(f"callback_members may not hold {name}: anyone can write a callback")
     return names

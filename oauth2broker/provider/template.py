@@ -10,8 +10,9 @@ from urllib.parse import quote, urlsplit
 
 from oauth2broker.errors import ConfigError
 from oauth2broker.frozen import FrozenMapping
-from oauth2broker.provider.checks import checked_member, checked_texts
+from oauth2broker.provider.checks import checked_member, checked_names, checked_texts
 from oauth2broker.provider.descriptor import ProviderDescriptor
+from oauth2broker.provider.quirks import ExpiryRule, ProviderQuirks
 from oauth2broker.urls import checked_endpoint
 
 _PLACE = re.compile(r"\{(\w+)\}")
@@ -47,6 +48,13 @@ class ProviderTemplate:
     or that stands in a URL where its kind does not fit.
     """
 
+    __slots__ = ("_fields", "defaults", "id", "variables")
+
+    id: str
+    variables: Mapping[str, VariableKind]
+    defaults: Mapping[str, str]
+    _fields: Mapping[str, Any]
+
     def __init__(
         self,
         id: str,  # noqa: A002 - as in ProviderDescriptor
@@ -55,15 +63,15 @@ class ProviderTemplate:
         defaults: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> None:
-        self.id = id
-        self.variables: Mapping[str, VariableKind] = FrozenMapping(
-            {
-                name: checked_member(f"the kind of {name}", VariableKind, kind)
-                for name, kind in checked_texts("variables", variables).items()
-            }
-        )
-        self.defaults = checked_texts("defaults", defaults)
-        self._fields = fields
+        put = object.__setattr__
+        put(self, "id", *checked_names("id", [id]))
+        kinds = checked_texts("variables", variables)
+        checked = {name: checked_member(f"the kind of {name}", VariableKind, kinds[name]) for name in kinds}
+        put(self, "variables", FrozenMapping(checked))
+        put(self, "defaults", checked_texts("defaults", defaults))
+        put(self, "_fields", dict(fields))
+        for name in sorted(fields.keys() - ProviderDescriptor.__dataclass_fields__.keys()):
+            raise ConfigError(f"template {id}: there is no field {name}; see ProviderDescriptor")
         used = set(_places(fields))
         for name in sorted(used ^ set(self.variables)):
             problem = "is used but not declared" if name in used else "is declared but not used"
@@ -74,10 +82,16 @@ class ProviderTemplate:
             if isinstance(url, str) and (field.endswith("_endpoint") or field == "issuer"):
                 _require_places_that_fit(field, url, self.variables)
 
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("a ProviderTemplate cannot be changed")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("a ProviderTemplate cannot be changed")
+
     def __repr__(self) -> str:
         return f"ProviderTemplate({self.id!r})"
 
-    def descriptor(self, **values: str) -> ProviderDescriptor:
+    def descriptor(self, /, **values: str) -> ProviderDescriptor:
         """Give the provider at one address. Raises :class:`ConfigError` for a value that does not fit."""
         for name in sorted(values.keys() - self.variables.keys()):
             raise ConfigError(f"template {self.id} has no variable {name}; it has {self._listed()}")
@@ -137,7 +151,8 @@ def _places(value: Any) -> list[str]:
 
 def _texts_of(value: Any) -> list[Any]:
     """Give the fields of quirks, whose texts may hold variables as well."""
-    return [getattr(value, name) for name in getattr(value, "__dataclass_fields__", ())]
+    names = value.__dataclass_fields__ if isinstance(value, ProviderQuirks | ExpiryRule) else ()
+    return [getattr(value, name) for name in names]
 
 
 def _filled(value: Any, values: Mapping[str, str]) -> Any:
@@ -148,7 +163,7 @@ def _filled(value: Any, values: Mapping[str, str]) -> Any:
         return {name: _filled(item, values) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_filled(item, values) for item in value]
-    if any(_places(value)) and hasattr(value, "__dataclass_fields__"):
+    if isinstance(value, ProviderQuirks | ExpiryRule):
         names = value.__dataclass_fields__
         return type(value)(**{name: _filled(getattr(value, name), values) for name in names})
     return value

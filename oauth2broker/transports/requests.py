@@ -213,7 +213,7 @@ _progress: ContextVar[_Progress] = ContextVar("oauth2broker_progress")
 
 
 class _WithoutQueries(logging.Filter):
-    """Keeps the query of our URLs out of urllib3's debug log: some providers take secrets there."""
+    """Keeps the query of our URLs out of urllib3's logs: some providers take secrets there."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if _progress.get(None) is not None and isinstance(record.args, tuple):
@@ -222,7 +222,8 @@ class _WithoutQueries(logging.Filter):
         return True
 
 
-logging.getLogger("urllib3.connectionpool").addFilter(_WithoutQueries())
+for _name in ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry"):
+    logging.getLogger(_name).addFilter(_WithoutQueries())
 
 
 class _DeadlineReader(io.RawIOBase):

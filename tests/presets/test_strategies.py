@@ -36,6 +36,7 @@ from oauth2broker import (
     ProviderQuirks,
     ProviderStrategy,
     TokenSecret,
+    TransientError,
     TransportError,
 )
 from oauth2broker.client_auth.apple import AppleClientSecret
@@ -127,9 +128,10 @@ def test_a_slack_user_never_becomes_a_bot(members: dict[str, Any]) -> None:
     """A bot's token is not stored as the user's, whatever stands where the user should."""
     quirks = ProviderQuirks(token_path="authed_user")
     story = Story(describe(SlackUser(), quirks=quirks), token(**members))
-    with pytest.raises(ConfigError, match="no user's token"):
+    with pytest.raises(TransientError, match="no usable access_token") as caught:
         story.log_in()
-    assert story.stored is None or not story.stored.access_token
+    assert caught.value.reauthorize
+    assert story.stored is None
 
 
 def test_a_bot_token_beside_the_users_is_dropped() -> None:

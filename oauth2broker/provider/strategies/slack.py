@@ -51,7 +51,7 @@ class SlackUser(_Slack):
     """The token of the user, which is inside ``authed_user``; a renewal's answer has it at the top."""
 
     def normalize_token_response(self, grant: GrantType, payload: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Refuse a bot's token, which must not be stored as the user's."""
-        if payload.get("token_type") == "bot" or "authed_user" in payload:
-            raise ConfigError("Slack gave no user's token: the preset slack holds those of bots")
+        """Take no bot's token, which must not be stored as the user's."""
+        if payload.get("token_type") == "bot" or not isinstance(payload.get("authed_user", {}), Mapping):
+            return {**payload, "access_token": None, "refresh_token": None}
         return payload
