@@ -1,8 +1,8 @@
 """A synchronous, thread-safe OAuth 2.0 token broker.
 
-What programs need is importable from here (presets and strategies: from ``oauth2broker.provider``), and loaded
-when it is first asked for: importing the package costs next to nothing, and a start that finds its token in
-the store loads neither requests nor oauthlib.
+What programs need is importable from here (presets: from ``oauth2broker.provider``), and loaded when it is
+first asked for: importing the package costs next to nothing, and a start that finds its token in the store
+loads neither requests nor oauthlib.
 """
 
 from importlib import import_module

@@ -10,7 +10,7 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -85,8 +85,10 @@ def read_token_answer(
     if _is_error(response.status, payload, members):
         return _read_error(payload, metadata, grant, descriptor, strategy, sent)
     answer = _read_success(members, metadata, grant, descriptor, strategy)
-    if isinstance(answer, TokenFailure) and answer.refresh_token is None and _codes(payload, quirks):
-        return _read_error(payload, metadata, grant, descriptor, strategy, sent)
+    codes = _codes(payload, quirks)
+    if codes and isinstance(answer, TokenFailure) and answer.refresh_token is None:
+        failure = _read_error(payload, metadata, grant, descriptor, strategy, sent)
+        return replace(failure, settled=any(_is_known(code, quirks) for code in codes))
     return answer
 
 

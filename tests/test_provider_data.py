@@ -486,6 +486,21 @@ def test_an_answer_that_only_the_strategy_can_read_is_read_before_it_is_refused(
         issued({"code": "17", "data": None}, quirks, strategy=Camel())
 
 
+def test_an_unknown_code_under_success_says_nothing_of_the_refresh_token() -> None:
+    """It may be spent, so it is not presented again at once; a code that is listed is a plain refusal."""
+    quirks = ProviderQuirks(error_paths=["status"], error_codes={"601": "invalid_request"})
+    for code, is_marked in ((17, True), (601, False)):
+        clock = ManualClock()
+        broker = make(Wire(ANSWER, {"status": code}), quirks=quirks, clock=clock)
+        log_in(broker)
+        clock.advance(7200)
+        with pytest.raises(ConfigError):
+            broker.refresh_access_token(USER_REQUEST)
+        stored = broker.store.fetch(broker.key_for(USER_REQUEST))
+        assert stored is not None
+        assert (stored.attempted_at is not None) is is_marked
+
+
 @pytest.mark.parametrize("body", [b'{"status": "OK"}', b'{"status": 200}', b"", b"true", b"{}", b"done"])
 def test_a_revocation_that_succeeds_in_its_own_words_is_one(body: bytes) -> None:
     """Only a code that is known, or stands where the RFC has it, makes an error of a 200."""
