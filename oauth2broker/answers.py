@@ -41,6 +41,7 @@ _NOTHING_TO_REVOKE = ("unsupported_token_type", "invalid_token", "invalid_grant"
 _REFRESH_MEMBER = re.compile(r'"refresh_token"\s*:\s*("(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")')
 _MOST_CODES = 10**12
 _FORM = "application/x-www-form-urlencoded"
+_DESCRIPTIONS = ("error_description", "message", "msg")  # the RFC's, and what many call it
 _TOKENS = frozenset({"access_token", "refresh_token"})
 _ERROR_CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 appendix A.7, and no novels
 
@@ -113,7 +114,7 @@ def read_revocation_failure(
     metadata = ResponseMetadata.from_headers(response.status, response.headers)
     if isinstance(payload, str):
         return _unreadable(payload, metadata)
-    return _read_error(payload, metadata, grant, descriptor, strategy, sent)
+    return _read_error(payload, metadata, grant, descriptor, strategy, sent, "the revocation")
 
 
 def _parse_body(response: HttpResponse) -> dict[str, Any] | str:
@@ -185,7 +186,7 @@ def _code_at(payload: Mapping[str, Any], path: str) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < abs(value) < _MOST_CODES:
         value = f"{value:.0f}"  # some providers number theirs
     code = safe_text(value, limit=64)
-    return code if code is not None and _ERROR_CODE.fullmatch(code) else None
+    return code if code not in {None, "0"} and _ERROR_CODE.fullmatch(code or "") else None
 
 
 def _dig(value: Any, path: str) -> Any:
@@ -203,8 +204,10 @@ def _dig(value: Any, path: str) -> Any:
 def _unwrapped(payload: Mapping[str, Any], path: str | None) -> Mapping[str, Any]:
     """Give the members of the token, and beside them what else the answer says that is not of a token."""
     inner = None if path is None else _dig(payload, path)
-    if path is None or not isinstance(inner, Mapping) or not _TOKENS & inner.keys():
+    if path is None or not isinstance(inner, Mapping):
         return payload
+    if _TOKENS & payload.keys() and not _TOKENS & inner.keys():
+        return payload  # the token is at the top this time
     outer = {name: value for name, value in payload.items() if name not in OWN_MEMBERS}
     outer.pop(path.partition(".")[0], None)
     return {**outer, **inner}
@@ -230,28 +233,31 @@ def _read_error(
     descriptor: ProviderDescriptor,
     strategy: ProviderStrategy,
     sent: Iterable[TokenSecret],
+    refused: str | None = None,
 ) -> TokenFailure:
-    code = _error_code(payload, descriptor.quirks)
-    if code is None:
+    refused = refused or f"the {grant} grant"
+    own = _error_code(payload, descriptor.quirks)
+    if own is None:
         return _unreadable("has no error code", metadata)
-    code = descriptor.quirks.error_codes.get(code, code)
+    code = descriptor.quirks.error_codes.get(own, own)
     if code not in STANDARD_ERRORS:  # one that is cannot be an echo, even if a secret is part of it
         code = safe_text(code, sent) or "unreadable"
-    description = safe_text(payload.get("error_description"), sent)
+    texts = (safe_text(payload.get(name), sent) for name in _DESCRIPTIONS)
+    description = next(filter(None, texts), None)
     context = ProviderErrorContext(grant, metadata.status, code, description)
     try:
         kind = ProviderErrorKind(strategy.classify_token_error(context))
     except Exception:  # noqa: BLE001 - a hook may raise anything; what the RFC says then holds
         kind = ProviderStrategy().classify_token_error(context)
-    return TokenFailure(_error_of(kind, context, metadata.retry_after), settled=True)
+    details = [safe_text(own, sent) if own != context.error else None, description]
+    said = "; ".join(dict.fromkeys(filter(None, details)))
+    message = f"the provider refused {refused}: {code}" + (f" ({said})" if said else "")
+    return TokenFailure(_error_of(kind, message, context, metadata.retry_after), settled=True)
 
 
 def _error_of(
-    kind: ProviderErrorKind, context: ProviderErrorContext, retry_after: float | None
+    kind: ProviderErrorKind, message: str, context: ProviderErrorContext, retry_after: float | None
 ) -> BrokerError:
-    message = f"the provider refused the {context.grant} grant: {context.error}"
-    if context.description:
-        message += f" ({context.description})"
     status = context.status
     match kind:
         case ProviderErrorKind.INVALID_GRANT:

@@ -59,12 +59,13 @@ def _refresh_expiry(
     answer: TokenAnswer, issued_at: datetime, descriptor: ProviderDescriptor, previous: TokenRecord | None
 ) -> datetime | None:
     said = _after(issued_at, answer.refresh_expires_in)
+    known = None if previous is None else previous.refresh_expires_at
+    if descriptor.quirks.refresh_lifetime_is_absolute and known is not None:
+        return known if said is None else min(said, known)
     if said is not None:
         return said
     if previous is not None and answer.refresh_token in {None, previous.refresh_token}:
-        return previous.refresh_expires_at
-    if previous is not None and descriptor.quirks.refresh_lifetime_is_absolute:
-        return previous.refresh_expires_at
+        return known
     lifetime = descriptor.default_refresh_expires_in
     return None if answer.refresh_token is None or lifetime is None else issued_at + lifetime
 

@@ -274,6 +274,30 @@ def test_a_nested_token_is_found_and_what_stands_beside_it_is_kept() -> None:
     assert dict(record.extra) == {"status": 0, "team": "t-1", "userid": 7}
 
 
+def test_a_path_is_followed_also_where_members_have_other_names() -> None:
+    """The strategy gets what is nested, to rename it; only a token at the top turns the path down."""
+
+    class Camel(ProviderStrategy):
+        def normalize_token_response(self, grant: GrantType, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+            return {"access_token": payload["accessToken"]}
+
+    answer = {"code": "0", "result": {"accessToken": "at-1"}}
+    quirks = ProviderQuirks(token_path="result", error_paths=["code"])
+    assert issued(answer, quirks, strategy=Camel()).access_token.expose() == "at-1"
+
+
+def test_an_error_says_its_own_code_and_words_and_what_was_refused() -> None:
+    """Two codes that mean the same are told apart in a log, a revocation from a login."""
+    quirks = ProviderQuirks(error_paths=["code"], error_codes={"5000": "server_error"})
+    refusal = {"code": 5000, "msg": "busy"}
+    with pytest.raises(TransientError, match=r"the authorization_code grant: server_error \(5000; busy\)"):
+        issued(refusal, quirks)
+    broker = make(Wire(ANSWER, refusal), quirks=quirks)
+    log_in(broker)
+    with pytest.raises(TransientError, match=r"refused the revocation: server_error \(5000; busy\)"):
+        broker.revoke(USER_REQUEST)
+
+
 def test_a_nested_token_without_a_refresh_token_borrows_none() -> None:
     """The one beside it is another grant's."""
     answer = {"access_token": "bot", "refresh_token": "rt-bot", "user": {"access_token": "at-user"}}
@@ -531,13 +555,22 @@ def test_a_form_that_is_json_cut_short_gives_its_refresh_token_back() -> None:
 def test_a_refresh_lifetime_from_the_consent_on_is_not_begun_anew() -> None:
     """A rotated refresh token ends when the first one would have."""
     clock, quirks = ManualClock(), ProviderQuirks(refresh_lifetime_is_absolute=True)
-    wire = Wire(ANSWER, {**ANSWER, "refresh_token": "rt-2"})
-    broker = make(wire, quirks=quirks, default_refresh_expires_in=timedelta(days=60), clock=clock)
-    ends = log_in(broker).refresh_expires_at
-    clock.advance(7200)
-    renewed = broker.refresh_access_token(USER_REQUEST)
-    assert renewed.refresh_token == TokenSecret("rt-2")
-    assert renewed.refresh_expires_at == ends is not None
+    second = {**ANSWER, "refresh_token": "rt-2"}
+    longer = {**ANSWER, "refresh_token": "rt-3", "refresh_token_expires_in": 5184000}
+    shorter = {**ANSWER, "refresh_token": "rt-4", "refresh_token_expires_in": 60}
+    broker = make(
+        Wire(ANSWER, second, longer, shorter),
+        quirks=quirks,
+        default_refresh_expires_in=timedelta(days=60),
+        clock=clock,
+    )
+    ends = [log_in(broker).refresh_expires_at]
+    for _ in range(3):
+        clock.advance(7200)
+        ends.append(broker.refresh_access_token(USER_REQUEST).refresh_expires_at)
+    consent = ManualClock().now
+    until = consent + timedelta(days=60)
+    assert ends == [until, until, until, clock.now + timedelta(seconds=60)]
 
 
 def test_an_error_of_the_callback_is_mapped_as_well() -> None:
@@ -719,6 +752,16 @@ def test_the_secret_is_not_asked_for_a_callback_that_nobody_checks() -> None:
     session, _ = start(broker)
     with pytest.raises(AuthorizationError):
         broker.complete_authorization(session, {"state": session.state, "error": "access_denied"})
+
+
+def test_a_user_who_says_no_is_not_asked_for_a_signature() -> None:
+    """Some providers sign what they grant and not what was refused."""
+    strategy = Recording([])
+    broker = make(Wire(ANSWER), strategy=strategy)
+    session, _ = start(broker)
+    with pytest.raises(AuthorizationError, match="access_denied"):
+        broker.complete_authorization(session, {"state": session.state, "error": "access_denied"})
+    assert strategy.seen == []
 
 
 def test_a_callback_that_the_strategy_refuses_is_not_exchanged() -> None:

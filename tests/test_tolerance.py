@@ -144,8 +144,10 @@ def members(case: Case) -> dict[str, Any]:
     payload = parsed(case.response) or {}
     path = case.descriptor.quirks.token_path
     inner = None if path is None else at(payload, path)
-    has_token = isinstance(inner, dict) and {"access_token", "refresh_token"} & inner.keys()
-    return inner if isinstance(inner, dict) and has_token else payload
+    if not isinstance(inner, dict):
+        return payload
+    tokens = {"access_token", "refresh_token"}
+    return payload if tokens & payload.keys() and not tokens & inner.keys() else inner
 
 
 def usable(token: object) -> str:

@@ -94,14 +94,14 @@ class AuthorizationFlow:
             raise AuthorizationError(f"the callback cannot be used: {callback}")
         session.require_state(callback.state)
         self._require_issuer(callback.iss)
-        refused = self._endpoint.check_callback(callback.params)
-        if refused is not None:
-            raise refused
         if callback.error is not None:
             session.claim(self._tools.clock())
             raise _denied(callback, self._endpoint.descriptor)
         if callback.code is None:
             raise AuthorizationError("the callback cannot be used: it carries no code")
+        refused = self._endpoint.check_callback(callback.params)
+        if refused is not None:
+            raise refused
         kept = self._endpoint.descriptor.quirks.callback_members
         brought = {name: callback.params[name] for name in kept if name in callback.params}
         return self._exchange(session, callback.code, brought)
