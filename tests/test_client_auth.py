@@ -893,6 +893,13 @@ def test_another_transport_presents_its_own_certificate(certificates: Path) -> N
     assert seen == [("client", CLIENT_ID)]
 
 
+def test_a_transport_that_would_present_no_certificate_is_refused(certificates: Path) -> None:
+    """Found when the broker is made, and not as a client that the provider does not recognise."""
+    authentication = TlsClientAuth(certificates / "client.pem", certificates / "client.key")
+    with pytest.raises(ConfigError, match="cert"):
+        open_broker(RequestsHttpClient(), client_auth=authentication, descriptor=at_origin("https://x.test"))
+
+
 def test_a_certificate_can_be_replaced_while_the_program_runs(
     certificates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

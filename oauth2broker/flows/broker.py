@@ -99,6 +99,10 @@ class Broker:
         self._rate_limit = rate_limit
         self._observers = tuple(observers)
         cert = client_auth.cert if isinstance(client_auth, TlsClientAuth) else None
+        if cert is not None and getattr(http_client, "presents_certificate", True) is False:
+            raise ConfigError(
+                "client_auth is a certificate that http_client must present: give it as its cert"
+            )
         self._transport = LazyTransport(http_client, error_mapper, cert)
         self._metrics = RefreshMetrics()
         bounds = Bounds()

@@ -78,6 +78,11 @@ class RequestsHttpClient:
         self._pooled = _DeadlineAdapter(pool_maxsize=_POOLED)
         forget_in_children(self)
 
+    @property
+    def presents_certificate(self) -> bool:
+        """Whether it has a client certificate (RFC 8705)."""
+        return self._cert is not None
+
     def send(self, request: HttpRequest, metadata: ResponseMetadataSlot) -> HttpResponse:
         """Send ``request`` once and give the answer, whatever its status.
 
