@@ -26,6 +26,16 @@ class ShownByFields:
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
 
+class KeptByFields(ShownByFields):
+    """One that is pickled by the names of its fields: what is kept fits a later version of the class."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {spec.name: getattr(self, spec.name) for spec in fields(self)}  # type: ignore[arg-type]
+        return _rebuilt, (type(self), values)
+
+
 class FrozenMapping(Mapping[str, Any]):
     """An immutable mapping whose values are frozen all the way down. Its repr shows names only.
 
@@ -99,6 +109,10 @@ def thaw(value: Any) -> Any:
     if isinstance(value, tuple):
         return [thaw(item) for item in value]
     return value
+
+
+def _rebuilt(kind: type[Any], values: dict[str, Any]) -> Any:
+    return kind(**values)
 
 
 def _name(name: object) -> str:

@@ -391,6 +391,13 @@ def test_the_mappings_of_a_descriptor_are_copies_that_cannot_be_changed() -> Non
     assert isinstance(descriptor.grants, frozenset)
 
 
+def test_a_descriptor_is_pickled_by_the_names_of_its_fields() -> None:
+    """One that was kept before there was a field still fits, with the default for it."""
+    make_again, (kind, values) = make().__reduce__()
+    del values["strategy"], values["token_headers"]
+    assert make_again(kind, values) == make(strategy=None, token_headers=None)
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_descriptor_survives_pickle_and_copy(protocol: int) -> None:
     """It is sent to worker processes, whole and equal."""

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from oauth2broker.errors import ConfigError
-from oauth2broker.frozen import FrozenMapping, ShownByFields
+from oauth2broker.frozen import FrozenMapping, KeptByFields
 from oauth2broker.grants import GrantType
 from oauth2broker.ids import ProviderId
 from oauth2broker.provider.checks import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
-class ProviderDescriptor(ShownByFields):
+class ProviderDescriptor(KeptByFields):
     """A registration at one authorization server. Immutable, picklable, safe to share.
 
     Endpoints are https URLs (http for loopback hosts only) without fragments. ``refresh_endpoint`` is where

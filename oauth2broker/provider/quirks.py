@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from oauth2broker.errors import ConfigError
-from oauth2broker.frozen import FrozenMapping, ShownByFields
+from oauth2broker.frozen import FrozenMapping, KeptByFields
 from oauth2broker.provider.checks import (
     checked_mapping,
     checked_member,
@@ -33,7 +33,7 @@ class TimeUnit(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
-class ExpiryRule(ShownByFields):
+class ExpiryRule(KeptByFields):
     """Where an answer says until when its access token works.
 
     ``member`` holds a lifetime in ``unit``, or, if ``absolute``, an instant: since 1970 in ``unit``, or in
@@ -62,7 +62,7 @@ class ExpiryRule(ShownByFields):
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
-class ProviderQuirks(ShownByFields):
+class ProviderQuirks(KeptByFields):
     """Where a provider leaves the RFCs, declared. Immutable, picklable, safe to share.
 
     Requests: ``param_names`` gives RFC parameters the name that they have here, or None to leave them out.
