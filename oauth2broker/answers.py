@@ -245,6 +245,10 @@ def _read_error(
     texts = (safe_text(payload.get(name), sent) for name in _DESCRIPTIONS)
     description = next(filter(None, texts), None)
     context = ProviderErrorContext(grant, metadata.status, code, description)
+    if grant is GrantType.REFRESH_TOKEN and 400 <= metadata.status < 500 and metadata.status != 429:
+        said = (description or "").lower()
+        if any(text in said for text in descriptor.quirks.dead_refresh_texts):
+            context = replace(context, error="invalid_grant")
     try:
         kind = ProviderErrorKind(strategy.classify_token_error(context))
     except Exception:  # noqa: BLE001 - a hook may raise anything; what the RFC says then holds

@@ -296,6 +296,8 @@ def test_a_field_that_cannot_be_is_refused_by_name(name: str, value: object) -> 
         ("error_paths", ["errors..code"]),
         ("error_paths", [""]),
         ("error_paths", 5),
+        ("dead_refresh_texts", "invalid"),
+        ("dead_refresh_texts", [""]),
         ("token_path", ""),
         ("token_path", "body."),
         ("token_path", ["body"]),

@@ -16,6 +16,7 @@ from oauth2broker import (
     AuthorizationError,
     AuthorizationSession,
     Broker,
+    BrokerError,
     CachedTokenRequest,
     CallbackContext,
     ConfigError,
@@ -474,6 +475,38 @@ def test_an_error_code_is_found_where_the_provider_puts_it() -> None:
     assert issued({**ANSWER, "refresh_token": None, "status": 601}, quirks).access_token.expose() == "at-1"
     with pytest.raises(TransientError):
         issued({"status": 0}, quirks)  # no error, and no token either
+
+
+@pytest.mark.parametrize(
+    ("status", "description", "dead"),
+    [
+        (400, "The Refresh_Token is INVALID.", True),
+        (401, "This refresh_token is invalid", True),
+        (400, "The client is invalid", False),
+        (400, None, False),
+        (429, "refresh_token is invalid", False),
+        (503, "refresh_token is invalid", False),
+    ],
+)
+def test_a_dead_refresh_token_is_told_by_its_words_where_the_code_says_nothing(
+    status: int, description: str | None, dead: bool
+) -> None:
+    """Only at a renewal, and never by a provider that is down."""
+    body = json.dumps({"error": "invalid_request", "error_description": description}).encode()
+    refusal, clock = HttpResponse(status, JSON, body), ManualClock()
+    quirks = ProviderQuirks(dead_refresh_texts=["refresh_token is invalid"])
+    broker = make(Wire(ANSWER, refusal), quirks=quirks, clock=clock)
+    log_in(broker)
+    clock.advance(7200)
+    with pytest.raises(BrokerError) as caught:
+        broker.refresh_access_token(USER_REQUEST)
+    assert isinstance(caught.value, InvalidGrantError) is dead
+    stored = broker.store.fetch(broker.key_for(USER_REQUEST))
+    assert stored is not None
+    assert (stored.revoked_at is not None) is dead
+    with pytest.raises(BrokerError) as caught:
+        log_in(make(Wire(refusal), quirks=quirks))
+    assert not isinstance(caught.value, InvalidGrantError)
 
 
 def test_of_several_codes_the_one_that_is_known_counts() -> None:

@@ -73,7 +73,9 @@ class ProviderQuirks(KeptByFields):
     Errors: ``error_codes`` maps the provider's own codes to those of RFC 6749 section 5.2, which decides
     whether an answer means a dead grant, a wrong client or an outage; it also holds for callbacks.
     ``error_paths`` say where a code sits besides ``error``, most telling first; one found in an answer
-    without an access token is an error whatever the status.
+    without an access token is an error whatever the status. ``dead_refresh_texts`` are pieces of
+    descriptions, in any case, by which a refused renewal tells a dead refresh token from what else goes by
+    that code.
 
     Answers: ``token_path`` leads to the members of the token. ``expiry`` is an :class:`ExpiryRule`.
     ``scope_member`` names the granted scope. ``token_type`` stands for the one that is stated.
@@ -90,6 +92,7 @@ class ProviderQuirks(KeptByFields):
     revoke_access_token: bool
     error_codes: Mapping[str, str]
     error_paths: tuple[str, ...]
+    dead_refresh_texts: tuple[str, ...]
     token_path: str | None
     expiry: ExpiryRule
     scope_member: str
@@ -107,6 +110,7 @@ class ProviderQuirks(KeptByFields):
         revoke_access_token: bool = False,
         error_codes: Mapping[str, str] | None = None,
         error_paths: Iterable[str] = (),
+        dead_refresh_texts: Iterable[str] = (),
         token_path: str | None = None,
         expiry: ExpiryRule | None = None,
         scope_member: str = "scope",
@@ -125,6 +129,8 @@ class ProviderQuirks(KeptByFields):
         put(self, "error_codes", _meant(error_codes))
         paths = checked_names("error_paths", error_paths)
         put(self, "error_paths", tuple(checked_path("error_paths", path) for path in paths))
+        texts = checked_names("dead_refresh_texts", dead_refresh_texts)
+        put(self, "dead_refresh_texts", tuple(text.lower() for text in texts))
         put(self, "token_path", None if token_path is None else checked_path("token_path", token_path))
         put(self, "expiry", _rule(expiry))
         put(self, "scope_member", *checked_names("scope_member", [scope_member]))

@@ -6,7 +6,7 @@
 // Serves GET /calls: every token and revocation request it has answered, in order.
 // Ends when its stdin closes, so that it never outlives the tests.
 
-import { X509Certificate, generateKeyPairSync } from 'node:crypto';
+import { X509Certificate, createPrivateKey, createPublicKey, generateKeyPairSync } from 'node:crypto';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -34,24 +34,33 @@ const folder = process.argv[2];
 const read = (name) => readFileSync(join(folder, name), 'utf8');
 
 // Keys that sign, made anew for each run; `private_pem` and `private_jwk` are told to the tests only.
-const keyPairs = {
-  RS256: () => generateKeyPairSync('rsa', { modulusLength: 2048 }),
-  PS256: () => generateKeyPairSync('rsa', { modulusLength: 2048 }),
-  ES256: () => generateKeyPairSync('ec', { namedCurve: 'P-256' }),
-  EdDSA: () => generateKeyPairSync('ed25519'),
+const privateKeys = {
+  RS256: () => privateKey('rsa', { modulusLength: 2048 }),
+  PS256: () => privateKey('rsa', { modulusLength: 2048 }),
+  ES256: () => privateKey('ec', { namedCurve: 'P-256' }),
+  EdDSA: () => privateKey('ed25519'),
 };
 
+// In PEM: to export both halves of one generated pair can hang (Node.js 20), for they share a lock.
+function privateKey(kind, options = {}) {
+  const encoded = {
+    publicKeyEncoding: { type: 'spki', format: 'pem' },
+    privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
+  };
+  return generateKeyPairSync(kind, { ...options, ...encoded }).privateKey;
+}
+
 function signingClient(algorithm) {
-  const { privateKey, publicKey } = keyPairs[algorithm]();
+  const pem = privateKeys[algorithm]();
   const naming = { kid: `key-${algorithm}`, use: 'sig' };
   return {
     ...serviceGrants,
     client_id: `signing-client-${algorithm}`,
     token_endpoint_auth_method: 'private_key_jwt',
     token_endpoint_auth_signing_alg: algorithm,
-    jwks: { keys: [{ ...publicKey.export({ format: 'jwk' }), ...naming }] },
-    private_pem: privateKey.export({ type: 'pkcs8', format: 'pem' }),
-    private_jwk: JSON.stringify({ ...privateKey.export({ format: 'jwk' }), ...naming }),
+    jwks: { keys: [{ ...createPublicKey(pem).export({ format: 'jwk' }), ...naming }] },
+    private_pem: pem,
+    private_jwk: JSON.stringify({ ...createPrivateKey(pem).export({ format: 'jwk' }), ...naming }),
   };
 }
 
@@ -87,7 +96,7 @@ const clients = [
     token_endpoint_auth_method: 'client_secret_jwt',
     token_endpoint_auth_signing_alg: 'HS256',
   },
-  ...Object.keys(keyPairs).map(signingClient),
+  ...Object.keys(privateKeys).map(signingClient),
   {
     ...serviceGrants,
     client_id: 'tls-client',

@@ -285,7 +285,7 @@ LOGINS: dict[str, Login] = {
     ),
     "slack": Login(
         "slack",
-        code(SLACK),
+        code(SLACK, pkce=False),
         {
             **first(ok=True, token_type="bot", expires_in=43200, scope="chat:write,users:read"),
             **BOT_ID,
@@ -314,7 +314,7 @@ LOGINS: dict[str, Login] = {
     ),
     "slack_without_rotation": Login(
         "slack",
-        code(SLACK),
+        code(SLACK, pkce=False),
         {**alone(ok=True, token_type="bot", scope="chat:write"), **BOT_ID},
         Kept(refresh=None, scope="chat:write", extra=BOT_ID, token_type="Bearer"),
         revoked=bearer(SLACK_REVOKE, A1),
@@ -322,7 +322,7 @@ LOGINS: dict[str, Login] = {
     ),
     "slack_user": Login(
         "slack_user",
-        code(SLACK),
+        code(SLACK, pkce=False),
         {
             "ok": True,
             "team": {"id": "T1"},
@@ -375,7 +375,7 @@ LOGINS: dict[str, Login] = {
     ),
     "facebook": Login(
         "facebook",
-        code_post(f"{META}/oauth/access_token"),
+        code_post(f"{META}/oauth/access_token", pkce=False),
         alone(token_type="bearer", expires_in=5000),
         Kept(refresh=A1, lasts=5000),
         Want(
@@ -391,7 +391,7 @@ LOGINS: dict[str, Login] = {
     ),
     "facebook_without_expiry": Login(
         "facebook",
-        code_post(f"{META}/oauth/access_token"),
+        code_post(f"{META}/oauth/access_token", pkce=False),
         Answer(f"access_token={A1}&token_type=bearer", content_type="application/x-www-form-urlencoded"),
         Kept(refresh=A1),
         revoked=Want(f"{META}/me/permissions", {"access_token": A1}, None, "query", "DELETE"),
@@ -829,7 +829,6 @@ LOGINS: dict[str, Login] = {
                 "grant_type": "authorization_code",
                 "code": CODE,
                 "redirect_uri": REDIRECT_URI,
-                "code_verifier": ANY,
                 "client_secret": CLIENT_SECRET,
             },
         ),
@@ -879,7 +878,6 @@ LOGINS: dict[str, Login] = {
                 "grant_type": "authorization_code",
                 "code": CODE,
                 "redirect_uri": REDIRECT_URI,
-                "code_verifier": ANY,
             },
             f"Basic {CLIENT_SECRET}:",
         ),
@@ -1345,6 +1343,8 @@ def not_ok(error: str) -> Answer:
     return said({"ok": False, "error": error}, 200)
 
 
+NOT_ACTIVE = "requires an active refresh_token"
+NOT_VALID = "authorization grant or refresh token is invalid, expired or revoked"
 UNKNOWN_TOKEN = "Unknown or invalid refresh token."
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="reddit"'}
 REFUSALS = [
@@ -1372,7 +1372,8 @@ REFUSALS = [
     Refusal("slack", "revocation", not_ok("internal_error"), TransientError),
     Refusal("slack_user", "renewal", not_ok("invalid_refresh_token"), InvalidGrantError, dead=True),
     Refusal("facebook", "renewal", said(graph(190)), InvalidGrantError, dead=True),
-    *(Refusal("facebook", "renewal", said(graph(number)), TransientError) for number in (1, 2, 4, 17)),
+    *(Refusal("facebook", "renewal", said(graph(number)), TransientError) for number in (2, 4, 17)),
+    Refusal("facebook", "renewal", said(graph(1)), ConfigError),
     Refusal("facebook", "renewal", said(graph(101)), InvalidClientError),
     Refusal("facebook", "code", said(graph(100)), ConfigError),
     Refusal(
@@ -1401,7 +1402,29 @@ REFUSALS = [
         InvalidGrantError,
         dead=True,
     ),
+    Refusal(
+        "atlassian",
+        "renewal",
+        said({"error": "unauthorized_client", "error_description": "refresh_token is invalid"}, 403),
+        InvalidGrantError,
+        dead=True,
+    ),
     Refusal("atlassian", "renewal", said({"error": "unauthorized_client"}, 403), InvalidClientError),
+    Refusal(
+        "shopify",
+        "renewal",
+        said({"error": "invalid_request", "error_description": f"This request {NOT_ACTIVE}"}, 401),
+        InvalidGrantError,
+        dead=True,
+    ),
+    Refusal(
+        "linkedin",
+        "renewal",
+        said({"error": "invalid_request", "error_description": f"The provided {NOT_VALID}"}),
+        InvalidGrantError,
+        dead=True,
+    ),
+    Refusal("basecamp", "renewal", said({"error": "authorization_expired"}), InvalidGrantError, dead=True),
     Refusal("twitch", "renewal", twitch(400, "Invalid refresh token"), InvalidGrantError, dead=True),
     Refusal("twitch", "renewal", twitch(403, "invalid client secret"), InvalidClientError),
     Refusal(

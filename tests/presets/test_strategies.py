@@ -41,7 +41,6 @@ from oauth2broker import (
 )
 from oauth2broker.client_auth.apple import AppleClientSecret
 from oauth2broker.provider import presets, strategies
-from oauth2broker.provider.strategies.atlassian import Atlassian
 from oauth2broker.provider.strategies.ebay import EBay
 from oauth2broker.provider.strategies.facebook import Facebook
 from oauth2broker.provider.strategies.github import GitHub
@@ -432,11 +431,6 @@ def test_a_github_client_id_stays_in_its_place() -> None:
         (Reddit(), 400, "invalid_request", None, True),
         (Reddit(), 403, "invalid_request", None, False),
         (Reddit(), 400, "unsupported_grant_type", None, False),
-        (Atlassian(), 403, "unauthorized_client", "Unknown or invalid refresh token.", True),
-        (Atlassian(), 403, "unauthorized_client", "The client is not allowed here", False),
-        (Atlassian(), 403, "unauthorized_client", None, False),
-        (Atlassian(), 401, "unauthorized_client", "refresh token is invalid", False),
-        (Atlassian(), 503, "unauthorized_client", "refresh token is invalid", False),
     ],
 )
 def test_only_what_speaks_of_the_grant_buries_it(
