@@ -92,7 +92,7 @@ def build_token_request(
     ``extra`` is what is kept with the record, or what the callback brought.
     """
     form = {"grant_type": str(grant), **descriptor.token_params, **descriptor.grant_params.get(grant, {})}
-    form.update((name, plain(value)) for name, value in params.items())
+    form.update((name, _plain(value)) for name, value in params.items())
     error = call_hook("augment_token_request", lambda: strategy.augment_token_request(grant, form))
     if error is None and not is_form(form):
         error = ConfigError("the strategy's augment_token_request left what cannot be sent")
@@ -157,8 +157,7 @@ def is_form(params: Mapping[Any, Any]) -> bool:
     return True
 
 
-def plain(value: str | TokenSecret) -> str:
-    """Give the text of a parameter."""
+def _plain(value: str | TokenSecret) -> str:
     return value.expose() if isinstance(value, TokenSecret) else value
 
 

@@ -94,7 +94,7 @@ def read_extra(payload: Mapping[str, Any], quirks: ProviderQuirks) -> FrozenMapp
             try:
                 extra[name] = freeze(value)
             except ConfigError:
-                continue  # nested too deep to be meant for us
+                continue  # nested too deep, or too large, to be meant for us
     return FrozenMapping(extra)
 
 

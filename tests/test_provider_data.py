@@ -133,6 +133,21 @@ def test_headers_of_the_provider_are_on_every_request() -> None:
         assert request.headers["Accept"] == "application/x-provider"
 
 
+def test_a_header_of_the_provider_replaces_ours_in_whatever_case() -> None:
+    """Two of a name would leave the choice to the server."""
+    wire = Wire(ANSWER)
+    log_in(make(wire, token_headers={"accept": "text/json"}))
+    sent = {name: value for name, value in wire.sent[-1].headers.items() if name.lower() == "accept"}
+    assert sent == {"accept": "text/json"}
+
+
+def test_names_are_exchanged_at_once_and_not_one_after_the_other() -> None:
+    """A name that is given up by one parameter may be taken by another."""
+    names = {"state": "st", "code_challenge": "state"}
+    session, params = start(make(Wire(ANSWER), quirks=ProviderQuirks(param_names=names)))
+    assert (params["st"], params["state"]) == (session.state, session.code_challenge)
+
+
 def test_a_json_body_holds_all_that_a_form_would() -> None:
     """The client's own credentials as well."""
     wire = Wire(ANSWER)
@@ -420,6 +435,18 @@ def test_what_a_callback_brings_is_kept_also_where_members_are_named() -> None:
     quirks = ProviderQuirks(callback_members=["region"], extra_members=["instance"])
     broker = make(Wire({**ANSWER, "instance": "i-1", "noise": 1}), quirks=quirks)
     assert dict(log_in(broker, region="eu").extra) == {"region": "eu", "instance": "i-1"}
+
+
+def test_a_number_that_no_reader_takes_is_not_kept() -> None:
+    """A strategy may make one; the record must still be written and read."""
+
+    class Huge(ProviderStrategy):
+        def normalize_token_response(self, grant: GrantType, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+            return {**payload, "huge": 10**5000, "large": 2**64}
+
+    record = issued(ANSWER, strategy=Huge())
+    assert dict(record.extra) == {"large": 2**64}
+    assert TokenRecord.from_json(record.to_json()) == record
 
 
 def test_a_token_type_that_is_no_scheme_is_replaced() -> None:

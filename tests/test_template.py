@@ -534,3 +534,25 @@ def test_the_repr_of_a_template_shows_its_name_only() -> None:
     """Its fields may hold an operator's keys."""
     shown = repr(template("host", token_params={"api_key": "s3cr3t"}))
     assert re.fullmatch(r"ProviderTemplate\('demo'\)", shown)
+
+
+def test_a_template_cannot_be_changed() -> None:
+    """Presets are shared by the whole process."""
+    template: Any = ProviderTemplate(
+        "idp",
+        variables={"host": "host"},
+        token_endpoint="https://{host}/token",
+        grants=["client_credentials"],
+    )
+    for name in ("id", "variables", "defaults", "note"):
+        with pytest.raises(AttributeError):
+            setattr(template, name, "other")
+    with pytest.raises(AttributeError):
+        del template.id
+    assert template.descriptor(host="a.example.com").id == "idp:a.example.com"
+
+
+def test_a_field_that_there_is_not_is_refused_when_the_template_is_made() -> None:
+    """A slip of the pen is a ConfigError that names it, and no TypeError later."""
+    with pytest.raises(ConfigError, match="token_endpont"):
+        ProviderTemplate("idp", variables={"host": "host"}, token_endpont="https://{host}/token")
