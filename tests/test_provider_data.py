@@ -29,6 +29,8 @@ from oauth2broker import (
     InvalidClientError,
     InvalidGrantError,
     ProviderDescriptor,
+    ProviderErrorContext,
+    ProviderErrorKind,
     ProviderQuirks,
     ProviderStrategy,
     RequestDraft,
@@ -536,6 +538,31 @@ def test_a_dead_refresh_token_is_told_by_its_words_where_the_code_says_nothing(
     assert not isinstance(caught.value, InvalidGrantError)
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_outage_says_nothing_of_a_refresh_token_to_a_strategy_either(status: int) -> None:
+    """One that looks at the code alone must not bury a grant for the words of a proxy."""
+
+    class ByCode(ProviderStrategy):
+        def classify_token_error(self, context: ProviderErrorContext) -> ProviderErrorKind:
+            is_dead = context.error == "invalid_grant"
+            return ProviderErrorKind.INVALID_GRANT if is_dead else ProviderErrorKind.TRANSIENT
+
+    refusal = HttpResponse(status, JSON, b'{"error": "busy", "message": "the token is dead"}')
+    clock, quirks = ManualClock(), ProviderQuirks(dead_refresh_texts=["token is dead"])
+    broker = make(Wire(ANSWER, refusal), quirks=quirks, strategy=ByCode(), clock=clock)
+    log_in(broker)
+    clock.advance(7200)
+    with pytest.raises(TransientError):
+        broker.refresh_access_token(USER_REQUEST)
+
+
+def test_a_zero_in_text_is_no_code_of_an_error() -> None:
+    """As the number is none: an answer without a token is then one that nobody can read."""
+    for zero in (0, "0"):
+        with pytest.raises(TransientError, match="no usable access_token"):
+            issued({"code": zero}, ProviderQuirks(error_paths=["code"]))
+
+
 def test_of_several_codes_the_one_that_is_known_counts() -> None:
     """A number that nobody has listed must not hide an ``invalid_grant`` beside it."""
     quirks = ProviderQuirks(error_paths=["status", "reason"], error_codes={"expired": "invalid_grant"})
@@ -822,6 +849,15 @@ def test_a_user_who_says_no_is_not_asked_for_a_signature() -> None:
     with pytest.raises(AuthorizationError, match="access_denied"):
         broker.complete_authorization(session, {"state": session.state, "error": "access_denied"})
     assert strategy.seen == []
+
+
+def test_the_secret_is_asked_for_once_in_a_login_whose_callback_nobody_checks() -> None:
+    """A vault is asked for what is sent, and for a signature only where there is one."""
+    for strategy, times in ((None, 1), (Recording([]), 2)):
+        asked: list[int] = []
+        secret = lambda asked=asked: asked.append(1) or "secret-of-app"  # noqa: E731
+        log_in(Broker(describe(strategy=strategy), "app", secret, http_client=Wire(ANSWER)))
+        assert len(asked) == times
 
 
 def test_a_callback_that_the_strategy_refuses_is_not_exchanged() -> None:
