@@ -209,11 +209,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 class Filling(ProviderStrategy):
-    """Fills a disk to the last byte, when told or when an answer comes."""
+    """Fills a disk to the last byte, when told or when an answer comes; then starts a crowd, if given one.
+
+    Whoever reads a record while it is replaced keeps the old file, and with it room on the disk: so nobody
+    but the leader is there before the disk is full.
+    """
 
     def __init__(self, filler: Path) -> None:
         self.filler = filler
         self.armed = False
+        self.crowd: Crowd[TokenRecord] | None = None
 
     def fill(self) -> None:
         """Leave no room."""
@@ -224,6 +229,8 @@ class Filling(ProviderStrategy):
         if self.armed:
             self.armed = False
             self.fill()
+            if self.crowd is not None:
+                self.crowd.start()
         return payload
 
     def _fill(self) -> None:
@@ -241,10 +248,13 @@ def test_a_disk_that_is_full_when_the_answer_comes_loses_nothing(
         key = broker.key_for(USER_REQUEST)
         log_in(broker, provider)
         age(store, key, seconds_left=-1)
+        provider.clear()
         strategy.armed = True
-        crowd = Crowd(8, lambda: broker.refresh_access_token(USER_REQUEST)).start().join()
-        assert crowd.errors == []
-        record = crowd.results[0]
+        strategy.crowd = Crowd(7, lambda: broker.refresh_access_token(USER_REQUEST))
+        record = broker.refresh_access_token(USER_REQUEST)
+        strategy.crowd.join()
+        assert (strategy.crowd.errors, strategy.crowd.results) == ([], [record] * 7)
+        assert provider.token_calls == 1
         assert broker.unsaved == {key: record}
         assert stored(store, key).attempted_at is not None
         assert [path.name for path in store_files(small_disk / "tokens")] == [f"{key.digest}.json"]
