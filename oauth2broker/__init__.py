@@ -41,6 +41,12 @@ if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one 
         TransientError as TransientError,
         TransportError as TransportError,
     )
+    from oauth2broker.ext.cool_down import (
+        CoolDown as CoolDown,
+    )
+    from oauth2broker.ext.folder_bucket import (
+        FolderTokenBucket as FolderTokenBucket,
+    )
     from oauth2broker.ext.lease import (
         TokenLease as TokenLease,
         TokenLeaseContext as TokenLeaseContext,
@@ -55,16 +61,29 @@ if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one 
         RetryDirective as RetryDirective,
     )
     from oauth2broker.ext.signer import (
+        HeaderSigner as HeaderSigner,
         RequestSigner as RequestSigner,
+    )
+    from oauth2broker.ext.token_bucket import (
+        TokenBucket as TokenBucket,
     )
     from oauth2broker.flows.broker import (
         Broker as Broker,
+    )
+    from oauth2broker.flows.lending import (
+        LentToken as LentToken,
+        TokenLender as TokenLender,
     )
     from oauth2broker.flows.request import (
         CachedTokenRequest as CachedTokenRequest,
     )
     from oauth2broker.flows.session import (
         AuthorizationSession as AuthorizationSession,
+    )
+    from oauth2broker.flows.upkeep import (
+        PruneReport as PruneReport,
+        RenewalProgress as RenewalProgress,
+        RenewalReport as RenewalReport,
     )
     from oauth2broker.grants import (
         GrantType as GrantType,
@@ -73,6 +92,12 @@ if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one 
         PrincipalId as PrincipalId,
         ProviderId as ProviderId,
         TenantId as TenantId,
+    )
+    from oauth2broker.integrations.requests import (
+        BrokerAuth as BrokerAuth,
+    )
+    from oauth2broker.integrations.requests_oauthlib import (
+        BrokerSession as BrokerSession,
     )
     from oauth2broker.obs import (
         FlowEvent as FlowEvent,
@@ -157,14 +182,21 @@ _PUBLIC = {
         "InsufficientScopeError InvalidClientError InvalidGrantError RevokedError SerializationError "
         "StateMismatchError StoreError TransientError TransportError"
     ),
+    "ext.cool_down": "CoolDown",
+    "ext.folder_bucket": "FolderTokenBucket",
     "ext.lease": "TokenLease TokenLeaseContext TokenLeaseState",
     "ext.rate_limit": "Allow Delay RateLimitContext RateLimitDecision RateLimitPolicy RetryDirective",
-    "ext.signer": "RequestSigner",
+    "ext.signer": "HeaderSigner RequestSigner",
+    "ext.token_bucket": "TokenBucket",
     "flows.broker": "Broker",
+    "flows.lending": "LentToken TokenLender",
     "flows.request": "CachedTokenRequest",
     "flows.session": "AuthorizationSession",
+    "flows.upkeep": "PruneReport RenewalProgress RenewalReport",
     "grants": "GrantType",
     "ids": "PrincipalId ProviderId TenantId",
+    "integrations.requests": "BrokerAuth",
+    "integrations.requests_oauthlib": "BrokerSession",
     "obs": "FlowEvent FlowKind FlowOutcome FlowSpan Observer RefreshMetrics record_flow_outcome",
     "provider.descriptor": "ProviderDescriptor",
     "provider.kinds": "BodyFormat ClientAuthMethod Endpoint PkceSupport RotationPolicy",

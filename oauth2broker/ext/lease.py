@@ -23,7 +23,10 @@ class TokenLeaseState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenLeaseContext:
-    """Who wants to borrow which token, when, and how long it must last at least."""
+    """Who wants to borrow which token, when, and how long it must last at least.
+
+    ``now`` is an aware UTC datetime, ``resource`` as in the request that obtains the token (RFC 8707).
+    """
 
     tenant: TenantId
     principal: PrincipalId
@@ -31,6 +34,20 @@ class TokenLeaseContext:
     scope: ScopeSet
     now: datetime
     minimum_ttl: timedelta = timedelta()
+    resource: str | None = None
+
+
+class Lent(Protocol):
+    """What a borrower holds."""
+
+    @property
+    def record(self) -> TokenRecord:
+        """A record that lasts as long as was asked for, counted from now; renewed first if it does not."""
+        ...
+
+    def reject(self) -> TokenRecord:
+        """Say that the token was refused; give another record, as :attr:`record` does from now on."""
+        ...
 
 
 class TokenLease(Protocol):
@@ -40,6 +57,6 @@ class TokenLease(Protocol):
         """Say whether a token can be lent without waiting."""
         ...
 
-    def lend(self, context: TokenLeaseContext) -> AbstractContextManager[TokenRecord]:
-        """Lend a record that lasts as long as ``context`` asks for."""
+    def lend(self, context: TokenLeaseContext) -> AbstractContextManager[Lent]:
+        """Lend a token that lasts as long as ``context`` asks for."""
         ...

@@ -56,7 +56,12 @@ class Delay(RateLimitDecision):
 
 
 class RateLimitPolicy(Protocol):
-    """Is consulted before every call to a token endpoint, from several threads. Must not wait."""
+    """Is consulted before every call to a token endpoint, from several threads. Must not wait.
+
+    A policy that also has ``hold_back(context, directive)`` is told when the provider answered 429 or 503:
+    ``context`` is what it was asked about that call, ``directive`` says for how long (what the answer said,
+    else a second).
+    """
 
     def evaluate(self, context: RateLimitContext) -> RateLimitDecision:
         """Decide about one call."""

@@ -152,9 +152,9 @@ class AuthorizationFlow:
         """Exchange ``code``; ``brought`` is what is kept of the callback."""
         grant, key = GrantType.AUTHORIZATION_CODE, session.key
         previous = self._tools.store.fetch(key)  # first: a store that cannot be read must not cost the code
-        self._endpoint.require_budget(key, session.scope, grant, self._tools.clock())
         params = _exchange_params(session, code, self._endpoint.descriptor)
-        call = self._endpoint.prepare(grant, params, brought, self._tools.clock())
+        now = self._tools.clock()
+        call = self._endpoint.prepare(key.family, session.scope, grant, params, brought, now)
         sent_at = self._tools.clock()
         session.claim(sent_at)
         result = self._endpoint.send(call)

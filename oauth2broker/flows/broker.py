@@ -133,6 +133,11 @@ class Broker:
         return self._descriptor
 
     @property
+    def strategy(self) -> ProviderStrategy | None:
+        """What data cannot say of the provider: the broker's own strategy, else the descriptor's."""
+        return self._strategy or self._descriptor.strategy
+
+    @property
     def refresh_metrics(self) -> RefreshMetrics:
         """How many token calls were made to renew users' tokens."""
         return self._metrics
@@ -245,6 +250,10 @@ class Broker:
             raise ConfigError("a token is kept under the grant that it was obtained by")
         return StoreKey(family, request.scope.fingerprint, request.resource, checked_grant(grant))
 
+    def is_renewing(self, request: CachedTokenRequest, grant: str = GrantType.AUTHORIZATION_CODE) -> bool:
+        """Whether a thread of this process is at the provider for the token of ``request`` at this moment."""
+        return self._flights.is_under_way(self.key_for(request, grant))
+
     def close(self) -> None:
         """Try a last time to write what is `unsaved`, then close what the broker made itself. Idempotent."""
         self._keeper.close()
@@ -288,7 +297,7 @@ class Broker:
     def _make_endpoint(self) -> TokenEndpoint:
         from oauth2broker.flows import late
 
-        strategy = self._strategy or self._descriptor.strategy or late.DefaultProviderStrategy()
+        strategy = self.strategy or late.DefaultProviderStrategy()
         client, transport = self._client, self._transport.get
         return late.TokenEndpoint(self._descriptor, strategy, client, transport, self._rate_limit)
 

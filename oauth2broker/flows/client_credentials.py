@@ -11,6 +11,7 @@ from oauth2broker.errors import BrokerError, RevokedError, StoreError, Transient
 from oauth2broker.flows.cached import back_off, is_newer_and_serves
 from oauth2broker.flows.request import CachedTokenRequest
 from oauth2broker.flows.singleflight import Outcome
+from oauth2broker.flows.token_endpoint import PreparedCall
 from oauth2broker.flows.tools import Tools
 from oauth2broker.flows.turn import seconds_to_back_off
 from oauth2broker.grants import GrantType
@@ -64,16 +65,19 @@ class ClientCredentialsFlow:
 
     def _obtain(self, request: CachedTokenRequest, key: StoreKey, stale: TokenRecord | None) -> Outcome:
         grant, endpoint = GrantType.CLIENT_CREDENTIALS, self._tools.endpoint
-        endpoint.require_budget(key, request.scope, grant, self._clock())
         params = {
             **format_scope(request.scope, endpoint.descriptor.scope_delimiter),
             **format_resource(endpoint.descriptor, request.resource),
         }
+
+        def prepare(now: datetime) -> PreparedCall:
+            return endpoint.prepare(key.family, request.scope, grant, params, {}, now)
+
         sent_at = self._clock()
-        result = endpoint.send(endpoint.prepare(grant, params, {}, sent_at))
+        result = endpoint.send(prepare(sent_at))
         if isinstance(result, TokenFailure) and _was_lost(result.error):
             with suppress(BrokerError):  # what is single-use in it, a client assertion, is made anew
-                call = endpoint.prepare(grant, params, {}, self._clock())
+                call = prepare(self._clock())
                 sent_at, result = self._clock(), endpoint.send(call)
         if isinstance(result, TokenFailure):
             self._note_failure(request, key, stale, result.error)

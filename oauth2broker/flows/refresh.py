@@ -142,10 +142,9 @@ class _Renewal:
 
     def _prepare(self, record: TokenRecord, refresh_token: TokenSecret, now: datetime) -> PreparedCall:
         grant, endpoint = GrantType.REFRESH_TOKEN, self.tools.endpoint
-        endpoint.require_budget(self.key, record.scope, grant, now)
         params: dict[str, str | TokenSecret] = {"refresh_token": refresh_token}
         params.update(format_resource(endpoint.descriptor, record.resource))
-        return endpoint.prepare(grant, params, record.extra, now)
+        return endpoint.prepare(record.family, record.scope, grant, params, record.extra, now)
 
     def _mark_attempt(self, record: TokenRecord, sent_at: datetime) -> TokenRecord | None:
         """Write down, before the token may be spent, that it is presented. None: the record was replaced.

@@ -51,6 +51,10 @@ class Flights:
     def __len__(self) -> int:
         return len(self._under_way)
 
+    def is_under_way(self, key: StoreKey) -> bool:
+        """Whether there is a flight of ``key`` at this moment."""
+        return key.digest in self._under_way
+
     def join_or_lead(self, key: StoreKey, work: Work) -> Outcome:
         """Give the outcome of the flight of ``key``: the one under way, or else one that does ``work``."""
         outcome = self._run(key, work, joins=True)

@@ -13,13 +13,13 @@ from oauth2broker.answers import TokenFailure
 from oauth2broker.client import Client
 from oauth2broker.errors import BrokerError, ConfigError, TransientError, TransportError
 from oauth2broker.ext.rate_limit import Delay, RateLimitContext, RateLimitPolicy, RetryDirective
-from oauth2broker.flows.transport import Transport
+from oauth2broker.flows.transport import Transport, call_amendments
 from oauth2broker.grants import GrantType
 from oauth2broker.obs import logger
 from oauth2broker.payloads import TokenAnswer
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.provider.strategy import CallbackContext, ProviderStrategy
-from oauth2broker.records import StoreKey, TokenRecord
+from oauth2broker.records import TokenFamily, TokenRecord
 from oauth2broker.scopes import ScopeSet
 from oauth2broker.secret import TokenSecret
 from oauth2broker.transports.base import (
@@ -30,15 +30,22 @@ from oauth2broker.transports.base import (
     TransportErrorMapper,
 )
 
+_COME_BACK_LATER = {429, 503}
+_SHORT_PAUSE = 1.0  # seconds, where the provider does not say how long
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """A token request ready to be sent, the secrets in it, and what is kept of the callback before it."""
+    """A token request ready to be sent, the secrets in it, and what is kept of the callback before it.
+
+    ``budget`` is what the rate limit policy was told of it.
+    """
 
     grant: GrantType
     request: HttpRequest
     secrets: tuple[TokenSecret, ...] = field(repr=False)
     callback: Mapping[str, str] = field(repr=False)
+    budget: RateLimitContext
 
 
 class TokenEndpoint:
@@ -58,57 +65,36 @@ class TokenEndpoint:
         self._transport = transport
         self._rate_limit = rate_limit
 
-    def require_budget(self, key: StoreKey, scope: ScopeSet, grant: GrantType, now: datetime) -> None:
-        """Raise :class:`TransientError` when the rate limit policy says to come back later."""
-        if self._rate_limit is None:
-            return
-        family = key.family
-        context = RateLimitContext(family.tenant, family.provider, scope, grant, now)
-        failed: str | None = None
-        delay: RetryDirective | None = None
-        try:
-            decision = self._rate_limit.evaluate(context)
-            if isinstance(decision, Delay):
-                delay = RetryDirective(decision.directive.retry_after, decision.directive.reason)
-        except BrokerError:
-            raise
-        except Exception as raised:  # noqa: BLE001 - a policy may raise anything
-            failed = type(raised).__name__
-        if failed is not None:
-            raise ConfigError(f"the rate limit policy failed ({failed})")
-        if delay is not None:
-            raise TransientError(f"not called: {delay.reason}", retry_after=delay.retry_after)
-
     def prepare(
         self,
+        family: TokenFamily,
+        scope: ScopeSet,
         grant: GrantType,
         params: Mapping[str, str | TokenSecret],
         extra: Mapping[str, Any],
         now: datetime,
     ) -> PreparedCall:
-        """Build the token request that presents ``params``; raises what keeps it from being built.
+        """Build the token request that presents ``params``, if the budget allows for the call.
 
-        ``extra`` is what is kept with the record, or what its callback brought.
+        Raises what keeps it from being built. ``extra`` is what is kept with the record, or what its callback
+        brought.
         """
+        budget = RateLimitContext(family.tenant, family.provider, scope, grant, now)
+        self._require_budget(budget)
         built = oauth.build_token_request(
             self.descriptor, self.strategy, self.client, grant, params, extra, now
         )
         if isinstance(built, BrokerError):
             raise built
         brought = extra if grant is GrantType.AUTHORIZATION_CODE else {}
-        return PreparedCall(grant, built.request, built.secrets, brought)
+        return PreparedCall(grant, built.request, built.secrets, brought, budget)
 
     def send(self, call: PreparedCall) -> TokenAnswer | TokenFailure:
         """Send ``call`` once and read the answer. Never raises."""
-        response = self._send(call.grant, call.request)
-        if isinstance(response, TokenFailure):
-            return response
-        try:
-            return answers.read_token_answer(
-                response, call.grant, self.descriptor, self.strategy, call.secrets, call.callback
-            )
-        except Exception as raised:  # noqa: BLE001 - the last guard of an answer that may hold a new token
-            return TokenFailure(TransientError(f"no sense in the answer ({type(raised).__name__})"), False)
+        result = self._exchange(call)
+        if isinstance(result, TokenFailure) and result.error.status in _COME_BACK_LATER:
+            self._tell_policy(call.budget, result.error)
+        return result
 
     def revoke(self, record: TokenRecord, now: datetime) -> None:
         """Revoke the grant of ``record`` at the provider (RFC 7009); does nothing where it has no endpoint.
@@ -152,6 +138,53 @@ class TokenEndpoint:
         context = CallbackContext(params, self.descriptor.token_endpoint, secret)
         return oauth.call_hook("check_callback", lambda: self.strategy.check_callback(context))
 
+    def _exchange(self, call: PreparedCall) -> TokenAnswer | TokenFailure:
+        amendments = call_amendments.get()
+        request = call.request if amendments is None else amendments.amend_request(call.grant, call.request)
+        if isinstance(request, BrokerError):
+            return TokenFailure(request, settled=True)
+        response = self._send(call.grant, request)
+        if isinstance(response, TokenFailure):
+            return response
+        if amendments is not None:
+            response = amendments.amend_response(call.grant, response)
+        try:
+            return answers.read_token_answer(
+                response, call.grant, self.descriptor, self.strategy, call.secrets, call.callback
+            )
+        except Exception as raised:  # noqa: BLE001 - the last guard of an answer that may hold a new token
+            return TokenFailure(TransientError(f"no sense in the answer ({type(raised).__name__})"), False)
+
+    def _tell_policy(self, budget: RateLimitContext, error: BrokerError) -> None:
+        """Let a policy that wants to know learn that the provider asked for a pause."""
+        hold_back = getattr(self._rate_limit, "hold_back", None)
+        if hold_back is None:
+            return
+        seconds = _SHORT_PAUSE if error.retry_after is None else error.retry_after
+        try:
+            hold_back(budget, RetryDirective(seconds, f"the provider answered {error.status}"))
+        except Exception as raised:  # noqa: BLE001 - a policy may raise anything, and a token may have come
+            logger.warning("the rate limit policy failed: %s", type(raised).__name__)
+
+    def _require_budget(self, context: RateLimitContext) -> None:
+        """Raise :class:`TransientError` when the rate limit policy says to come back later."""
+        if self._rate_limit is None:
+            return
+        failed: str | None = None
+        delay: RetryDirective | None = None
+        try:
+            decision = self._rate_limit.evaluate(context)
+            if isinstance(decision, Delay):
+                delay = RetryDirective(decision.directive.retry_after, decision.directive.reason)
+        except BrokerError:
+            raise
+        except Exception as raised:  # noqa: BLE001 - a policy may raise anything
+            failed = type(raised).__name__
+        if failed is not None:
+            raise ConfigError(f"the rate limit policy failed ({failed})")
+        if delay is not None:
+            raise TransientError(f"not called: {delay.reason}", retry_after=delay.retry_after)
+
     def _send(self, grant: GrantType, request: HttpRequest) -> HttpResponse | TokenFailure:
         transport, slot = self._transport(), ResponseMetadataSlot()
         try:
@@ -180,5 +213,5 @@ class TokenEndpoint:
             error = TransportError(f"the transport failed ({type(raised).__name__})")
         never_sent = isinstance(error, TransportError) and not error.sent
         refused_here = isinstance(raised, ConfigError)  # the transport would not send it
-        turned_away = metadata is not None and metadata.status in {429, 503}
+        turned_away = metadata is not None and metadata.status in _COME_BACK_LATER
         return TokenFailure(copy.copy(error), settled=never_sent or refused_here or turned_away)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import threading
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from oauth2broker.forking import forget_in_children
 
 if TYPE_CHECKING:
-    from oauth2broker.transports.base import TokenHttpClient, TransportErrorMapper
+    from oauth2broker.errors import BrokerError
+    from oauth2broker.grants import GrantType
+    from oauth2broker.transports.base import (
+        HttpRequest,
+        HttpResponse,
+        TokenHttpClient,
+        TransportErrorMapper,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +26,22 @@ class Transport:
 
     client: TokenHttpClient
     mapper: TransportErrorMapper
+
+
+class CallAmendments(Protocol):
+    """Changes the token calls that one thread makes. Both methods must not raise; they may see secrets."""
+
+    def amend_request(self, grant: GrantType, request: HttpRequest) -> HttpRequest | BrokerError:
+        """Give the request to send, or why it cannot be."""
+        ...
+
+    def amend_response(self, grant: GrantType, response: HttpResponse) -> HttpResponse:
+        """Give the answer to read."""
+        ...
+
+
+call_amendments: ContextVar[CallAmendments | None] = ContextVar("oauth2broker_amendments", default=None)
+"""Set around a call of a broker, for the token calls that it makes itself, not those that it waits for."""
 
 
 class LazyTransport:

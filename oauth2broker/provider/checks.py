@@ -54,6 +54,13 @@ def checked_names(name: str, names: Iterable[str]) -> tuple[str, ...]:
     return found
 
 
+def checked_token(name: str, value: str) -> str:
+    """Give a token of RFC 9110 section 5.6.2: the name of a header or of an authentication scheme."""
+    if not isinstance(value, str) or not _FIELD_NAME.fullmatch(value):
+        raise ConfigError(f"{name} is a token of RFC 9110, not {value!r:.80}")
+    return value
+
+
 def checked_path(name: str, path: str) -> str:
     """Give a path into a JSON value: members and indices with dots between, as in ``errors.0.code``."""
     if not isinstance(path, str) or not all(path.split(".")):

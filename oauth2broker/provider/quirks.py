@@ -14,6 +14,7 @@ from oauth2broker.provider.checks import (
     checked_names,
     checked_path,
     checked_texts,
+    checked_token,
 )
 from oauth2broker.provider.strategy import STANDARD_ERRORS
 from oauth2broker.records import checked_text
@@ -83,6 +84,9 @@ class ProviderQuirks(KeptByFields):
     ``callback_members`` are kept from the callback as if the answer had brought them. ``extra_members`` are
     what goes into ``record.extra``; None: all that is not OAuth's.
 
+    APIs: a token goes in the header ``api_header``, after ``api_scheme`` and a space. None: the scheme that
+    the token's type stands for (RFC 6750); empty: the bare token.
+
     A path has dots between members and indices, as in ``errors.0.code``. Raises :class:`ConfigError`.
     """
 
@@ -100,6 +104,8 @@ class ProviderQuirks(KeptByFields):
     refresh_lifetime_is_absolute: bool
     callback_members: tuple[str, ...]
     extra_members: tuple[str, ...] | None
+    api_header: str
+    api_scheme: str | None
 
     def __init__(
         self,
@@ -118,6 +124,8 @@ class ProviderQuirks(KeptByFields):
         refresh_lifetime_is_absolute: bool = False,
         callback_members: Iterable[str] = (),
         extra_members: Iterable[str] | None = None,
+        api_header: str = "Authorization",
+        api_scheme: str | None = None,
     ) -> None:
         put = object.__setattr__
         put(self, "param_names", _renamed(param_names))
@@ -139,6 +147,8 @@ class ProviderQuirks(KeptByFields):
         put(self, "callback_members", _harmless(checked_names("callback_members", callback_members)))
         kept = None if extra_members is None else checked_names("extra_members", extra_members)
         put(self, "extra_members", kept)
+        put(self, "api_header", checked_token("api_header", api_header))
+        put(self, "api_scheme", checked_token("api_scheme", api_scheme) if api_scheme else api_scheme)
 
 
 def _renamed(names: Mapping[str, str | None] | None) -> Mapping[str, str | None]:

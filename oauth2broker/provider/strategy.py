@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from oauth2broker.grants import GrantType
 from oauth2broker.provider.kinds import BodyFormat, Endpoint
+from oauth2broker.records import TokenRecord
 from oauth2broker.secret import TokenSecret
 
 
@@ -125,6 +126,9 @@ class ProviderStrategy:
         ``refresh_token`` that the result does not mention is taken from ``payload``; None drops it.
         """
         return payload
+
+    def augment_api_headers(self, record: TokenRecord, headers: dict[str, str]) -> None:
+        """Change in place the headers that carry the token of ``record`` to an API (RFC 6750 section 2.1)."""
 
     def classify_token_error(self, context: ProviderErrorContext) -> ProviderErrorKind:
         """Say what an error answer (RFC 6749 section 5.2) means."""

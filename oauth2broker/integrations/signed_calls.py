@@ -1,0 +1,134 @@
+"""What signing the requests of any HTTP library has in common."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from oauth2broker.errors import ConfigError, InsufficientScopeError
+from oauth2broker.ext.signer import HeaderSigner
+from oauth2broker.flows.broker import Broker
+from oauth2broker.flows.request import CachedTokenRequest
+from oauth2broker.grants import GrantType
+from oauth2broker.quoting import safe_text
+from oauth2broker.records import TokenRecord, checked_grant
+from oauth2broker.urls import is_loopback
+
+LONGEST_REFUSAL = 64 * 1024
+"""How many bytes of a refusal's body are looked at."""
+
+_HOPELESS_SECONDS = 60.0
+_PORTS = {"http": 80, "https": 443}
+_INSUFFICIENT_SCOPE = re.compile(r'\berror\s*=\s*"?insufficient_scope\b', re.IGNORECASE)
+_SCOPE = re.compile(r'\bscope\s*=\s*"([^"]*)"', re.IGNORECASE)
+
+Origin = tuple[str, str, int | None]
+
+
+@dataclass(slots=True)
+class _Hopeless:
+    """The token that was refused at once although it had just been obtained, until when it is left alone."""
+
+    fingerprint: str = ""
+    until: float = field(default=0.0)
+
+
+class SignedCalls:
+    """Gives the token for each request of one principal, and another one for the token that was refused.
+
+    ``grant`` says whose token it is: the principal's (``authorization_code``) or the client's own
+    (``client_credentials``). Safe to share between threads.
+    """
+
+    def __init__(self, broker: Broker, request: CachedTokenRequest, grant: str, signer: Any | None) -> None:
+        if not isinstance(request, CachedTokenRequest):
+            raise ConfigError(f"request is a CachedTokenRequest, not {type(request).__name__}")
+        if request.force or request.rejected is not None:
+            raise ConfigError("request is served for every call: give one that insists on nothing")
+        serve = {
+            GrantType.AUTHORIZATION_CODE: broker.refresh_access_token,
+            GrantType.CLIENT_CREDENTIALS: broker.client_credentials,
+        }.get(checked_grant(grant))
+        if serve is None:
+            raise ConfigError("grant is authorization_code (a user's token) or client_credentials")
+        self._serve = serve
+        self._request = request
+        self._hopeless = _Hopeless()
+        self.signer = HeaderSigner(broker.descriptor, broker.strategy) if signer is None else signer
+
+    def record(self) -> TokenRecord:
+        """Give the record whose token the next request carries. Raises what the broker raises."""
+        return self._serve(self._request)
+
+    def instead_of(self, refused: TokenRecord) -> TokenRecord | None:
+        """Give another record than ``refused``, whose token an API would not take; one call for all who ask.
+
+        None for a token that was refused as soon as it was obtained: an API that takes none at all would
+        have us call the provider for each of its answers. After a minute it is tried again.
+        """
+        hopeless = self._hopeless
+        is_hopeless = hopeless.fingerprint == refused.access_token.fingerprint()
+        if is_hopeless and time.monotonic() < hopeless.until:
+            return None
+        return self._serve(self._request.rejecting(refused))
+
+    def note_refused_again(self, record: TokenRecord) -> None:
+        """The token of ``record``, obtained because another was refused, was refused, too."""
+        fingerprint = record.access_token.fingerprint()
+        self._hopeless = _Hopeless(fingerprint, time.monotonic() + _HOPELESS_SECONDS)
+
+
+def checked_origin(url: str) -> Origin:
+    """Give the origin of ``url`` (RFC 6454) if it may see a token: https, or a loopback host.
+
+    Raises :class:`ConfigError` for any other (RFC 6750 section 5.3).
+    """
+    found = origin_of(url)
+    if found is None:
+        raise ConfigError("a token is sent to http and https URLs only")
+    scheme, host, _ = found
+    if scheme == "http" and not is_loopback(host):
+        raise ConfigError("a token is sent over https only (http is for loopback hosts)")
+    return found
+
+
+def origin_of(url: str) -> Origin | None:
+    """Give scheme, host and port of ``url``; None for what has none."""
+    try:
+        parts = urlsplit(url)
+        scheme, host, port = parts.scheme.lower(), parts.hostname, parts.port
+    except ValueError:
+        return None
+    if scheme not in _PORTS or not host:
+        return None
+    return scheme, host.lower(), port or _PORTS[scheme]
+
+
+def missing_scope(
+    headers: Mapping[str, str], body: bytes, record: TokenRecord
+) -> InsufficientScopeError | None:
+    """Give the error for a 403 that says ``insufficient_scope``; None for one that does not.
+
+    It is said in ``WWW-Authenticate`` (RFC 6750 section 3.1), by some in a JSON body.
+    """
+    challenge = headers.get("WWW-Authenticate") or ""
+    said = bool(_INSUFFICIENT_SCOPE.search(challenge)) or _says_so(body)
+    if not said:
+        return None
+    wanted = _SCOPE.search(challenge)
+    scope = safe_text(wanted[1], [record.access_token]) if wanted else None
+    more = f": it needs {scope}" if scope else ""
+    return InsufficientScopeError(f"the API refused the token's scope{more}", status=403)
+
+
+def _says_so(body: bytes) -> bool:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("error") == "insufficient_scope"
