@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from oauth2broker.flows.authorization import AuthorizationFlow
     from oauth2broker.flows.session import AuthorizationSession
     from oauth2broker.flows.token_endpoint import TokenEndpoint
+    from oauth2broker.flows.upkeep import PruneReport, RenewalProgress, RenewalReport, Upkeep
     from oauth2broker.provider.strategy import ProviderStrategy
     from oauth2broker.transports.base import TokenHttpClient, TransportErrorMapper
 
@@ -243,6 +244,37 @@ class Broker:
 
         return late.RevocationFlow(self._tools).revoke(self.key_for(request, grant))
 
+    def renew_due(
+        self,
+        *,
+        within: timedelta,
+        parallelism: int = 4,
+        jitter: timedelta = timedelta(milliseconds=100),
+        progress: Callable[[RenewalProgress], object] | None = None,
+    ) -> RenewalReport:
+        """Walk the store and renew this client's users' tokens that would not last for ``within``.
+
+        Due is an access token that expires by then, and a refresh token that would lapse unused (or for good:
+        then it is used once more). ``parallelism`` threads renew, each waiting up to ``jitter``, at random,
+        before a call. Every token is renewed once, also when several hosts do this at the same time; a rate
+        limit policy is asked as for any call, and what it delays is left for the next run. ``progress`` is
+        called on the calling thread, as tokens are done with; what it raises is logged.
+
+        What goes wrong with one token is in the report and keeps no other from being renewed. Raises
+        :class:`ConfigError`, and :class:`StoreError` when the store cannot be listed.
+        """
+        return self._upkeep().renew_due(within, parallelism, jitter, progress)
+
+    def prune(self, *, older_than: timedelta = timedelta(days=30), dry_run: bool = True) -> PruneReport:
+        """Remove this client's records that have been dead for ``older_than``; ``dry_run``: only name them.
+
+        Dead is a tombstone, and an expired token with nothing (more) to renew it with. A refresh token that
+        came without a lifetime is never taken for dead. Safe beside anything else that uses the store: a
+        record that somebody is working on stays. Raises :class:`ConfigError`, and :class:`StoreError` when
+        the store cannot be listed.
+        """
+        return self._upkeep().prune(older_than, dry_run=dry_run)
+
     def key_for(self, request: CachedTokenRequest, grant: str = GrantType.AUTHORIZATION_CODE) -> StoreKey:
         """Give the key under which the answer to ``request`` is stored."""
         family = TokenFamily(request.tenant, request.principal, self._descriptor.id, self._client.client_id)
@@ -293,6 +325,18 @@ class Broker:
         from oauth2broker.flows import late
 
         return late.AuthorizationFlow(self._tools)
+
+    def _upkeep(self) -> Upkeep:
+        from oauth2broker.flows import late
+
+        def is_ours(key: StoreKey) -> bool:
+            family = key.family
+            return (family.provider, family.client_id) == (self._descriptor.id, self._client.client_id)
+
+        def span(tenant: str) -> AbstractContextManager[object]:
+            return self._span(FlowKind.REFRESH, "renew_due", tenant)
+
+        return late.Upkeep(self._tools, self._users_tokens, is_ours, span)
 
     def _make_endpoint(self) -> TokenEndpoint:
         from oauth2broker.flows import late

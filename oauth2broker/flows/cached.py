@@ -74,6 +74,19 @@ class CachedTokenFlow:
             return record
         return self._serve_with_care(request, key, record)
 
+    def renew_seen(self, request: CachedTokenRequest, key: StoreKey, seen: TokenRecord) -> bool:
+        """Renew ``seen``, however long it still works; False when somebody else is at it or has done it.
+
+        Raises what kept it from being renewed.
+        """
+        work = partial(self._fly, request, key, seen, patient=False)
+        outcome = self._tools.flights.lead_if_none(key, work)
+        if outcome is None:
+            return False
+        if outcome.error is not None:
+            raise copy.copy(outcome.error)
+        return outcome.renewed
+
     def _serve_with_care(
         self, request: CachedTokenRequest, key: StoreKey, record: TokenRecord | None
     ) -> TokenRecord:

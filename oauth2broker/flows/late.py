@@ -9,6 +9,7 @@ from oauth2broker.flows.client_credentials import ClientCredentialsFlow
 from oauth2broker.flows.refresh import RefreshFlow
 from oauth2broker.flows.revocation import RevocationFlow
 from oauth2broker.flows.token_endpoint import TokenEndpoint
+from oauth2broker.flows.upkeep import Upkeep
 from oauth2broker.provider.strategy import DefaultProviderStrategy
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "RefreshFlow",
     "RevocationFlow",
     "TokenEndpoint",
+    "Upkeep",
     "parse_callback",
 ]

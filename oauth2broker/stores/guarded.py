@@ -44,7 +44,9 @@ class GuardedStore(BrokerStore):
         return _guarded(lambda: self._store.delete(key))
 
     def keys(self) -> Iterator[StoreKey]:
-        return _guarded(self._store.keys)
+        keys = _guarded(lambda: iter(self._store.keys()))
+        while (key := _guarded(lambda: next(keys, None))) is not None:
+            yield key
 
     @contextmanager
     def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
