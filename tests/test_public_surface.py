@@ -117,6 +117,7 @@ SNAPSHOT = [
 
 BROKER_MEMBERS = [
     "client_credentials",
+    "clock",
     "close",
     "complete_authorization",
     "descriptor",

@@ -139,6 +139,11 @@ class Broker:
         return self._strategy or self._descriptor.strategy
 
     @property
+    def clock(self) -> Callable[[], datetime]:
+        """What tells the time: a function that gives aware UTC datetimes."""
+        return self._tools.clock
+
+    @property
     def refresh_metrics(self) -> RefreshMetrics:
         """How many token calls were made to renew users' tokens."""
         return self._metrics
