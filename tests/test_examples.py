@@ -29,7 +29,8 @@ EXAMPLES = ROOT / "examples"
 README = ROOT / "README.rst"
 SECONDS = 60.0
 REDIRECT_URI = "https://app.example.com/callback"
-RUN_ELSEWHERE = {"x_authorization", "test_with_responses"}
+RUN_ELSEWHERE = {"x_authorization", "test_with_responses", "flask_app", "test_flask_app", "test_cron_job"}
+RUN_ELSEWHERE |= {"lend_to_subprocess"}
 
 # What an example must say, and which of the long random words in its output are meant to be there.
 SALIENT = {

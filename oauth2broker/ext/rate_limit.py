@@ -59,8 +59,8 @@ class RateLimitPolicy(Protocol):
     """Is consulted before every call to a token endpoint, from several threads. Must not wait.
 
     A policy that also has ``hold_back(context, directive)`` is told when the provider answered 429 or 503:
-    ``context`` is what it was asked about that call, ``directive`` says for how long (what the answer said,
-    else a second).
+    ``context`` is what it was asked about that call, with the time of the answer, and ``directive`` says for
+    how long (what the answer said, else a second).
     """
 
     def evaluate(self, context: RateLimitContext) -> RateLimitDecision:

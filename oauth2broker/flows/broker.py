@@ -348,7 +348,9 @@ class Broker:
 
         strategy = self.strategy or late.DefaultProviderStrategy()
         client, transport = self._client, self._transport.get
-        return late.TokenEndpoint(self._descriptor, strategy, client, transport, self._rate_limit)
+        return late.TokenEndpoint(
+            self._descriptor, strategy, client, transport, self._rate_limit, self._tools.clock
+        )
 
     def _span(self, flow: FlowKind, stage: str, tenant: str) -> AbstractContextManager[object]:
         if not self._observers:

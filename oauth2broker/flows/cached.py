@@ -91,7 +91,7 @@ class CachedTokenFlow:
         self, request: CachedTokenRequest, key: StoreKey, record: TokenRecord | None
     ) -> TokenRecord:
         if record is None:
-            return self._renew_first(request, key, record)
+            return self.renew_first(request, key, record)
         now = self._clock()
         if record.revoked_at is not None:
             raise RevokedError("the grant was revoked")
@@ -101,7 +101,7 @@ class CachedTokenFlow:
             case Need.ADVISORY:
                 return self._renew_ahead(request, key, record, now)
             case Need.MANDATORY:
-                return self._renew_first(request, key, record)
+                return self.renew_first(request, key, record)
 
     def _learn_key(self, request: CachedTokenRequest) -> StoreKey:
         """Give the key of ``request`` and remember it, for some thousand requests."""
@@ -124,10 +124,10 @@ class CachedTokenFlow:
             return record
         found = answer(request, outcome, record, self._clock())
         if found is None:  # it no longer works: that took long
-            return self._renew_first(request, key, record)
+            return self.renew_first(request, key, record)
         return _given(found)
 
-    def _renew_first(
+    def renew_first(
         self, request: CachedTokenRequest, key: StoreKey, seen: TokenRecord | None
     ) -> TokenRecord:
         """Renew, or wait for whoever does; what is stored does not answer the request."""

@@ -57,9 +57,9 @@ class LentToken:
         self._obtain = obtain
         self._wish = wish
         self._is_over = False
-        self._last = obtain(wish)
-        self._of_thread = threading.local()
-        self._of_thread.last = self._last
+        self._owner = threading.get_ident()
+        self._given = threading.local()
+        self._given_to_owner = obtain(wish)
 
     @property
     def record(self) -> TokenRecord:
@@ -69,7 +69,9 @@ class LentToken:
         tokens never last that long. Ask each time that a token is needed; it costs what a hit costs.
         """
         self._require_lent()
-        self._last = self._of_thread.last = found = self._obtain(self._wish)
+        self._given.last = found = self._obtain(self._wish)
+        if threading.get_ident() == self._owner:
+            self._given_to_owner = found
         return found
 
     @property
@@ -80,12 +82,12 @@ class LentToken:
     def reject(self, record: TokenRecord | None = None) -> TokenRecord:
         """Say that the token of ``record`` was refused; give another, as :attr:`record` does from now on.
 
-        None is the record that this thread was given last, or, when it was given none, the latest of all.
-        As often as a token is rejected, by however many threads, the provider is asked once. Raises as
-        :attr:`record` does; the token stays rejected.
+        None is the record that this thread was given last, or, when it was given none, the one that the
+        thread of the ``with`` block was given last. However many threads reject one token, the provider is
+        asked once. Raises as :attr:`record` does; the token stays rejected.
         """
         self._require_lent()
-        refused = getattr(self._of_thread, "last", self._last) if record is None else record
+        refused = getattr(self._given, "last", self._given_to_owner) if record is None else record
         self._wish = replace(self._wish, request=self._wish.request.rejecting(refused))
         return self.record
 
@@ -107,7 +109,7 @@ class TokenLender:
     def __init__(self, broker: Broker, grant: str = GrantType.AUTHORIZATION_CODE) -> None:
         self._broker = broker
         self._grant = checked_grant(grant)
-        self._clock = broker._tools.clock
+        self._clock = broker.clock
         self._serve: Callable[[CachedTokenRequest], TokenRecord]
         self._flow: CachedTokenFlow
         match self._grant:
@@ -204,4 +206,4 @@ class TokenLender:
         kind = FlowKind.CLIENT_CREDENTIALS if self._flow is self._broker._own_tokens else FlowKind.REFRESH
         with self._broker._span(kind, "lend", request.tenant):
             key = self._broker.key_for(request, self._grant)
-            return self._flow._renew_first(request.force_refresh(), key, seen)
+            return self._flow.renew_first(request.force_refresh(), key, seen)

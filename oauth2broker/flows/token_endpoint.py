@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,13 @@ from oauth2broker import answers, oauth
 from oauth2broker.answers import TokenFailure
 from oauth2broker.client import Client
 from oauth2broker.errors import BrokerError, ConfigError, TransientError, TransportError
-from oauth2broker.ext.rate_limit import Delay, RateLimitContext, RateLimitPolicy, RetryDirective
+from oauth2broker.ext.rate_limit import (
+    Delay,
+    RateLimitContext,
+    RateLimitDecision,
+    RateLimitPolicy,
+    RetryDirective,
+)
 from oauth2broker.flows.transport import Transport, call_amendments
 from oauth2broker.grants import GrantType
 from oauth2broker.obs import logger
@@ -58,12 +64,14 @@ class TokenEndpoint:
         client: Client,
         transport: Callable[[], Transport],
         rate_limit: RateLimitPolicy | None,
+        clock: Callable[[], datetime],
     ) -> None:
         self.descriptor = descriptor
         self.strategy = strategy
         self.client = client
         self._transport = transport
         self._rate_limit = rate_limit
+        self._clock = clock
 
     def prepare(
         self,
@@ -162,7 +170,10 @@ class TokenEndpoint:
             return
         seconds = _SHORT_PAUSE if error.retry_after is None else error.retry_after
         try:
-            hold_back(budget, RetryDirective(seconds, f"the provider answered {error.status}"))
+            hold_back(
+                replace(budget, now=self._clock()),
+                RetryDirective(seconds, f"the provider answered {error.status}"),
+            )
         except Exception as raised:  # noqa: BLE001 - a policy may raise anything, and a token may have come
             logger.warning("the rate limit policy failed: %s", type(raised).__name__)
 
@@ -174,6 +185,8 @@ class TokenEndpoint:
         delay: RetryDirective | None = None
         try:
             decision = self._rate_limit.evaluate(context)
+            if not isinstance(decision, RateLimitDecision):
+                failed = f"it decided {type(decision).__name__}"
             if isinstance(decision, Delay):
                 delay = RetryDirective(decision.directive.retry_after, decision.directive.reason)
         except BrokerError:

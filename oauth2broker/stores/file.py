@@ -77,6 +77,11 @@ class FileStore(BrokerStore):
     def __repr__(self) -> str:
         return f"FileStore({self._folder!r})"
 
+    @property
+    def path(self) -> str:
+        """Where the folder is, absolute."""
+        return self._folder
+
     def fetch(self, key: StoreKey) -> TokenRecord | None:
         digest = key.digest
         cached = self._cache.get(digest)
