@@ -1,33 +1,23 @@
-"""How to unit-test code that uses a broker: mock the provider with the ``responses`` package.
+"""How to unit-test code that uses a broker beside your own mocks of the ``responses`` package.
 
 Run with ``pytest examples/test_with_responses.py`` or ``python examples/test_with_responses.py``. No network:
-a request that no mock was prepared for fails the test. When the behaviour of a whole provider matters
-(rotation, consent, lost answers), use `oauth2broker.testing.LoopbackProvider` instead.
+a request that no mock was prepared for fails the test. `FakeProvider` is the provider; test_flask_app.py has
+the same with ready-made fixtures. Where sockets or processes matter, use
+`oauth2broker.testing.LoopbackProvider` instead.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from urllib.parse import parse_qsl
 
 import pytest
 import requests
 import responses
 
-from oauth2broker import (
-    Broker,
-    BrokerError,
-    CachedTokenRequest,
-    GrantType,
-    InvalidGrantError,
-    MemoryStore,
-    ProviderDescriptor,
-    TokenRecord,
-)
+from oauth2broker import Broker, BrokerAuth, BrokerError, CachedTokenRequest
+from oauth2broker.testing import FakeProvider, FrozenClock
 
-TOKEN_URL = "https://provider.example.com/token"
 API_URL = "https://api.example.com/me"
 USER = CachedTokenRequest("tenant-acme", "user-1", "profile.read")
 
@@ -38,19 +28,24 @@ USER = CachedTokenRequest("tenant-acme", "user-1", "profile.read")
 def fetch_profile(broker: Broker) -> str:
     """Ask an API for the user's name, or say what to do instead."""
     try:
-        record = broker.refresh_access_token(USER)
-    except InvalidGrantError:
-        return "please log in again"
+        answer = requests.get(API_URL, auth=BrokerAuth(broker, USER), timeout=10)
     except BrokerError as error:
+        if error.reauthorize:
+            return "please log in again"
         if not error.retryable:
             raise  # a mistake in the configuration, say: nothing that the user can do about
         return f"please try again in {error.retry_after or 1:.0f} s"
-    headers = {"Authorization": f"Bearer {record.access_token.expose()}"}
-    name: str = requests.get(API_URL, headers=headers, timeout=10).json()["name"]
+    name: str = answer.json()["name"]
     return name
 
 
 # Its tests.
+
+
+@pytest.fixture
+def clock() -> FrozenClock:
+    """The time, for provider and broker."""
+    return FrozenClock()
 
 
 @pytest.fixture
@@ -61,61 +56,53 @@ def web() -> Iterator[responses.RequestsMock]:
 
 
 @pytest.fixture
-def broker() -> Iterator[Broker]:
+def provider(web: responses.RequestsMock, clock: FrozenClock) -> Iterator[FakeProvider]:
+    """A provider on that network."""
+    with FakeProvider(mock=web, clock=clock) as fake:
+        yield fake
+
+
+@pytest.fixture
+def broker(provider: FakeProvider, clock: FrozenClock) -> Iterator[Broker]:
     """A broker whose store holds a user's expired token and the refresh token that goes with it."""
-    descriptor = ProviderDescriptor(
-        id="demo-provider", token_endpoint=TOKEN_URL, grants={GrantType.REFRESH_TOKEN}
-    )
-    store = MemoryStore()
-    with Broker(descriptor, "demo-client", "demo-secret", store=store) as made:
-        issued, expired = datetime(2026, 1, 1, 9, tzinfo=UTC), datetime(2026, 1, 1, 10, tzinfo=UTC)
-        store.save(
-            TokenRecord(
-                family=made.key_for(USER).family,
-                scope=USER.scope,
-                access_token="expired-token",
-                refresh_token="refresh-token",
-                issued_at=issued,
-                expires_at=expired,
-            )
-        )
+    with Broker(provider.descriptor, "demo-client", "demo-secret", clock=clock) as made:
+        provider.will_issue(access_token="expired-token", refresh_token="refresh-token")
+        provider.log_in(made, USER.tenant, USER.principal, USER.scope)
+        clock.advance(3600)
         yield made
 
 
-def form_of(call: responses.Call) -> dict[str, str]:
-    """Give what a request to the token endpoint carried."""
-    body = call.request.body or ""
-    return dict(parse_qsl(body if isinstance(body, str) else body.decode()))
-
-
-def test_two_api_calls_share_one_token(broker: Broker, web: responses.RequestsMock) -> None:
+def test_two_api_calls_share_one_token(
+    broker: Broker, provider: FakeProvider, web: responses.RequestsMock
+) -> None:
     """The token is fetched once, with the stored refresh token, and both API calls carry it."""
-    answer = {"access_token": "fresh-token", "token_type": "Bearer", "expires_in": 3600}
-    token = web.post(TOKEN_URL, json=answer)
+    provider.will_issue(access_token="fresh-token")
     bearer = responses.matchers.header_matcher({"Authorization": "Bearer fresh-token"})
     api = web.get(API_URL, json={"name": "Alice"}, match=[bearer])
 
     assert [fetch_profile(broker), fetch_profile(broker)] == ["Alice", "Alice"]
-    assert (token.call_count, api.call_count) == (1, 2)
-    assert form_of(token.calls[0]) == {"grant_type": "refresh_token", "refresh_token": "refresh-token"}
+    assert api.call_count == 2
+    (renewal,) = provider.calls[1:]  # the first was the login
+    assert (renewal.grant_type, renewal.params["refresh_token"]) == ("refresh_token", "refresh-token")
 
 
-def test_a_dead_grant_means_login_again(broker: Broker, web: responses.RequestsMock) -> None:
+def test_a_dead_grant_means_login_again(broker: Broker, provider: FakeProvider) -> None:
     """After invalid_grant the provider is not asked again: the broker remembers that the grant is dead."""
-    token = web.post(TOKEN_URL, status=400, json={"error": "invalid_grant"})
+    provider.revoke_grant("user-1")
 
     assert fetch_profile(broker) == "please log in again"
     assert fetch_profile(broker) == "please log in again"
-    assert token.call_count == 1
+    assert [call.error for call in provider.calls[1:]] == ["invalid_grant"]
 
 
-def test_an_outage_means_try_later(broker: Broker, web: responses.RequestsMock) -> None:
+def test_an_outage_means_try_later(broker: Broker, provider: FakeProvider, clock: FrozenClock) -> None:
     """A 503 leaves the grant alone, and the provider is left alone for as long as it asked."""
-    token = web.post(TOKEN_URL, status=503, headers={"Retry-After": "7"})
+    provider.will_answer(503, headers={"Retry-After": "7"})
 
     assert fetch_profile(broker) == "please try again in 7 s"
-    fetch_profile(broker)
-    assert token.call_count == 1
+    clock.advance(3)
+    assert fetch_profile(broker) == "please try again in 4 s"
+    assert [call.status for call in provider.calls[1:]] == [503]
     record = broker.store.fetch(broker.key_for(USER))
     assert record is not None
     assert record.revoked_at is None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
 from oauth2broker import Broker, CachedTokenRequest, TokenRecord
-from oauth2broker.testing import LoopbackProvider
+from oauth2broker.testing import FrozenClock, LoopbackProvider
 
 Result = TypeVar("Result")
 
@@ -16,20 +15,7 @@ TENANT, USER, SCOPE = "tenant-acme", "user-1", "openid profile"
 REDIRECT_URI = "https://app.example.com/callback"
 USER_REQUEST = CachedTokenRequest(TENANT, USER, SCOPE)
 SERVICE_REQUEST = CachedTokenRequest(TENANT, "svc-router", "email.read profile.read")
-
-
-class ManualClock:
-    """Gives aware UTC datetimes; stands still until moved."""
-
-    def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
-        self.now = start
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        """Move on (or back) by ``seconds``."""
-        self.now += timedelta(seconds=seconds)
+ManualClock = FrozenClock
 
 
 def log_in(broker: Broker, provider: LoopbackProvider, *, user: str = "alice") -> TokenRecord:

@@ -1,0 +1,81 @@
+"""An API that takes the tokens of a `FakeProvider`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from oauth2broker.testing._answer import Answer
+from oauth2broker.testing._fake_calls import ApiCall
+from oauth2broker.testing._fake_script import Fail, Refuse, Reply, Script, built_answer, checked_failure
+
+
+class FakeApi:
+    """A protected API: 401 for tokens that are not live, 403 for those that lack a scope, else its answer.
+
+    Made by :meth:`FakeProvider.api`. Safe to use from several threads.
+    """
+
+    def __init__(
+        self, name: str, answer: Answer, scope: tuple[str, ...], snapshot: Callable[[], tuple[ApiCall, ...]]
+    ) -> None:
+        self._name = name
+        self._snapshot = snapshot
+        self._answer = answer
+        self._scope = scope
+        self._script = Script()
+
+    def __repr__(self) -> str:
+        return f"<FakeApi {self._name}>"
+
+    @property
+    def calls(self) -> tuple[ApiCall, ...]:
+        """The calls so far, in order of arrival."""
+        return self._snapshot()
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """What was scripted and has not been asked for."""
+        return tuple(self._script.left())
+
+    def will_refuse(self, error: str = "invalid_token", *, status: int = 401, times: int = 1) -> None:
+        """Refuse the next ``times`` calls with this error (RFC 6750 section 3.1), live token or not."""
+        self._script.add(Refuse(error, status, None, {}), times)
+
+    def will_answer(
+        self,
+        status: int,
+        *,
+        json: Any = None,
+        body: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        times: int = 1,
+    ) -> None:
+        """Answer the next ``times`` calls so, without a look at the token."""
+        self._script.add(Reply(built_answer(status, json, body, headers)), times)
+
+    def will_fail(self, error: Exception | type[Exception], *, times: int = 1) -> None:
+        """Raise ``error`` in the next ``times`` calls, as requests does without a network."""
+        self._script.add(checked_failure(error), times)
+
+    def _decide(self, scope: tuple[str, ...] | None) -> Answer | Exception:
+        """Say what a call gets that brought a live token of ``scope``, or none."""
+        step = self._script.peek()
+        if step is not None:
+            self._script.take()
+            if isinstance(step, Fail):
+                return step.error
+            if isinstance(step, Reply):
+                return step.answer
+            if isinstance(step, Refuse):
+                return _refusal(step.status, step.error)
+        if scope is None:
+            return _refusal(401, "invalid_token")
+        if not set(self._scope) <= set(scope):
+            return _refusal(403, "insufficient_scope", " ".join(self._scope))
+        return self._answer
+
+
+def _refusal(status: int, error: str, scope: str | None = None) -> Answer:
+    challenge = f'Bearer error="{error}"' + (f', scope="{scope}"' if scope else "")
+    return Answer.of_json(status, {"error": error}, (("WWW-Authenticate", challenge),))
