@@ -30,7 +30,7 @@ README = ROOT / "README.rst"
 SECONDS = 60.0
 REDIRECT_URI = "https://app.example.com/callback"
 RUN_ELSEWHERE = {"x_authorization", "test_with_responses", "flask_app", "test_flask_app", "test_cron_job"}
-RUN_ELSEWHERE |= {"lend_to_subprocess"}
+RUN_ELSEWHERE |= {"lend_to_subprocess", "call_an_api", "moved_from_requests_oauthlib", "httpx_client"}
 
 # What an example must say, and which of the long random words in its output are meant to be there.
 SALIENT = {

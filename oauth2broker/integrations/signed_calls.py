@@ -6,7 +6,6 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,12 +29,26 @@ _SCOPE = re.compile(r'\bscope\s*=\s*"([^"]*)"', re.IGNORECASE)
 Origin = tuple[str, str, int | None]
 
 
-@dataclass(slots=True)
-class _Hopeless:
-    """The token that was refused at once although it had just been obtained, until when it is left alone."""
+class _Fingerprints:
+    """Remembers tokens by their hash, each for a minute. Safe to share between threads."""
 
-    fingerprint: str = ""
-    until: float = field(default=0.0)
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def __contains__(self, record: TokenRecord) -> bool:
+        until = self._until.get(record.access_token.fingerprint()) if self._until else None
+        return until is not None and time.monotonic() < until
+
+    def add(self, record: TokenRecord) -> None:
+        now = time.monotonic()
+        for fingerprint, until in list(self._until.items()):
+            if until <= now:
+                self._until.pop(fingerprint, None)
+        self._until[record.access_token.fingerprint()] = now + _HOPELESS_SECONDS
+
+    def discard(self, record: TokenRecord) -> None:
+        if self._until:
+            self._until.pop(record.access_token.fingerprint(), None)
 
 
 class SignedCalls:
@@ -56,9 +69,12 @@ class SignedCalls:
         }.get(checked_grant(grant))
         if serve is None:
             raise ConfigError("grant is authorization_code (a user's token) or client_credentials")
+        if signer is not None and not callable(getattr(signer, "attach", None)):
+            raise ConfigError(f"signer is a RequestSigner, not {type(signer).__name__}")
         self._serve = serve
         self._request = request
-        self._hopeless = _Hopeless()
+        self._hopeless = _Fingerprints()
+        self._on_trial = _Fingerprints()
         self.signer = HeaderSigner(broker.descriptor, broker.strategy) if signer is None else signer
 
     def record(self) -> TokenRecord:
@@ -71,16 +87,27 @@ class SignedCalls:
         None for a token that was refused as soon as it was obtained: an API that takes none at all would
         have us call the provider for each of its answers. After a minute it is tried again.
         """
-        hopeless = self._hopeless
-        is_hopeless = hopeless.fingerprint == refused.access_token.fingerprint()
-        if is_hopeless and time.monotonic() < hopeless.until:
+        if refused in self._on_trial:
+            self.note_refused_again(refused)
+        if refused in self._hopeless:
             return None
         return self._serve(self._request.rejecting(refused))
 
     def note_refused_again(self, record: TokenRecord) -> None:
         """The token of ``record``, obtained because another was refused, was refused, too."""
-        fingerprint = record.access_token.fingerprint()
-        self._hopeless = _Hopeless(fingerprint, time.monotonic() + _HOPELESS_SECONDS)
+        self._hopeless.add(record)
+        self._on_trial.discard(record)
+
+    def note_trial(self, record: TokenRecord) -> None:
+        """The token of ``record``, obtained because another was refused, is about to be sent.
+
+        Until it is accepted, an API that refuses it to any thread refused it at once.
+        """
+        self._on_trial.add(record)
+
+    def note_accepted(self, record: TokenRecord) -> None:
+        """An API answered a request with the token of ``record`` with something else than 401."""
+        self._on_trial.discard(record)
 
 
 def checked_origin(url: str) -> Origin:

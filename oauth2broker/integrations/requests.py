@@ -1,0 +1,327 @@
+"""A broker's tokens on the requests of ``requests``."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+from urllib.parse import urljoin
+
+from requests import PreparedRequest, RequestException, Response, cookies as cookiejars
+from requests.auth import AuthBase
+from requests.utils import rewind_body
+
+from oauth2broker.errors import BrokerError, ConfigError
+from oauth2broker.flows.broker import Broker
+from oauth2broker.flows.request import CachedTokenRequest
+from oauth2broker.grants import GrantType
+from oauth2broker.integrations.signed_calls import (
+    LONGEST_REFUSAL,
+    Origin,
+    SignedCalls,
+    checked_origin,
+    missing_scope,
+    origin_of,
+)
+from oauth2broker.records import TokenRecord
+
+_SIGNATURES_KEPT = 8
+_URL = ""  # where a signature has the URL among the headers
+_KEPT_BODIES = (bytes, bytearray, memoryview, str)
+
+
+class BrokerAuth(AuthBase):
+    """Signs requests of ``requests`` with a broker's token: ``Session.auth``, or ``auth=`` of one request.
+
+    Each request gets the token that ``broker`` has for ``request`` (a :class:`CachedTokenRequest`) at that
+    moment. ``grant`` says whose it is: the user's, or with ``client_credentials`` the client's own. When the
+    API answers 401, the token is rejected and the request is sent once more with another, if its body can be
+    sent again. On a redirect to another origin, the token stays behind. ``signer`` is a
+    :class:`RequestSigner` for prepared requests; None puts the token where the provider's API wants it.
+
+    A request raises what the broker raises, and nothing is sent then: :class:`AuthorizationRequiredError`,
+    :class:`InvalidGrantError` or :class:`RevokedError` when the user must authorize again,
+    :class:`TransientError`, :class:`TransportError` ... Besides, :class:`ConfigError` for a URL that tokens
+    may not go to (RFC 6750 section 5.3) and a token that cannot be attached, and
+    :class:`InsufficientScopeError` for a 403 that says so. Safe to share between threads.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        request: CachedTokenRequest,
+        grant: str = GrantType.AUTHORIZATION_CODE,
+        *,
+        signer: Any | None = None,
+    ) -> None:
+        self._calls = SignedCalls(broker, request, grant, signer)
+
+    def __call__(self, prepared: PreparedRequest) -> PreparedRequest:
+        origin = checked_origin(prepared.url or "")
+        record = self._calls.record()
+        watches = [hook for hook in prepared.hooks["response"] if isinstance(hook, _Watch)]
+        for watch in watches:  # it was signed before
+            watch.withdraw(prepared)
+        mine = next((watch for watch in watches if watch.serves(self._calls, origin)), None)
+        if mine is None:
+            mine = _Watch(self._calls, origin)
+            cast(Any, prepared).register_hook("response", mine)
+        mine.sign(prepared, record)
+        return prepared
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """What signing did to a request: which headers it set, and what was there before.
+
+    The token is kept as a hash, so that a look at the request tells whether it is still there.
+    """
+
+    record: TokenRecord
+    origin: Origin
+    marks: Mapping[str, bytes] = field(repr=False)
+    before: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The headers that were set."""
+        return tuple(name for name in self.marks if name != _URL)
+
+    def is_on(self, request: PreparedRequest) -> bool:
+        """Whether ``request`` carries it, to where it may go."""
+        if not self.marks or origin_of(request.url or "") != self.origin:
+            return False
+        there = _visible(request)
+        return all(_hashed(there.get(name)) == mark for name, mark in self.marks.items())
+
+    def undo(self, request: PreparedRequest) -> None:
+        """Make ``request`` what it was before."""
+        for name in self.names:
+            request.headers.pop(name, None)
+        for name, value in self.before.items():
+            if name == _URL:
+                request.url = value
+            elif value is not None:
+                request.headers[name] = value
+
+
+class _Watch:
+    """Signs one prepared request and watches over its responses, as a hook of ``requests``.
+
+    ``requests`` hands hooks on to the requests of redirects. So this acts only on a response whose request
+    carries a signature made here.
+    """
+
+    def __init__(self, calls: SignedCalls, origin: Origin) -> None:
+        self._calls = calls
+        self._origin = origin
+        self._signatures: list[_Signature] = []  # the latest first
+
+    def __call__(self, response: Response, **kwargs: Any) -> Response:
+        signature = self._signature_on(response.request)
+        if signature is None:
+            return response
+        if response.status_code == 401:
+            response, signature = self._answer_to_refusal(response, signature, kwargs)
+        else:
+            self._calls.note_accepted(signature.record)
+        if response.status_code == 403:
+            _require_scope(response, signature.record, stream=bool(kwargs.get("stream")))
+        _leave_behind(response.request, signature.names if _leads_elsewhere(response, self._origin) else ())
+        return response
+
+    def sign(self, request: PreparedRequest, record: TokenRecord) -> _Signature:
+        """Put the token of ``record`` on ``request``. Raises :class:`BrokerError`."""
+        found = _signed(self._calls.signer, request, record, self._origin)
+        if isinstance(found, BrokerError):
+            raise found
+        others = [each for each in self._signatures if each.marks != found.marks]
+        self._signatures = [found, *others][:_SIGNATURES_KEPT]
+        return found
+
+    def serves(self, calls: SignedCalls, origin: Origin) -> bool:
+        """Whether this signs with the tokens of ``calls`` for ``origin``."""
+        return self._calls is calls and self._origin == origin
+
+    def withdraw(self, request: PreparedRequest) -> None:
+        """Take the signature off ``request``. The watch stays: copies of a request share their hooks."""
+        signature = self._signature_on(request)
+        if signature is not None:
+            signature.undo(request)
+
+    def _signature_on(self, request: PreparedRequest) -> _Signature | None:
+        return next((each for each in self._signatures if each.is_on(request)), None)
+
+    def _answer_to_refusal(
+        self, refused: Response, signature: _Signature, kwargs: Mapping[str, Any]
+    ) -> tuple[Response, _Signature]:
+        """Give the answer to the same request with another token, where there is one and it can be sent."""
+        request = refused.request
+        adapter = getattr(refused, "connection", None)  # not every adapter says that it was it
+        try:
+            record = self._calls.instead_of(signature.record)
+            if record is None or adapter is None or not _rewind(request):
+                return refused, signature
+            other = self._sign_again(refused, signature, record)
+        except BrokerError:
+            refused.close()
+            raise
+        _let_go(refused)
+        _take_cookies(request, refused)
+        self._calls.note_trial(record)
+        response: Response = adapter.send(request, **kwargs)
+        response.history.append(refused)
+        if response.status_code == 401:
+            self._calls.note_refused_again(record)
+        else:
+            self._calls.note_accepted(record)
+        return response, other
+
+    def _sign_again(self, refused: Response, signature: _Signature, record: TokenRecord) -> _Signature:
+        """Replace the token on the request itself, which a redirect copies; ``refused`` keeps what was sent.
+
+        Signs a copy first, so that no failure leaves a request without a token behind.
+        """
+        request = refused.request
+        renewed = PreparedRequest.copy(request)
+        signature.undo(renewed)
+        other = self.sign(renewed, record)
+        refused.request = PreparedRequest.copy(request)
+        request.headers, request.url = renewed.headers, renewed.url
+        return other
+
+
+def _signed(
+    signer: Any, request: PreparedRequest, record: TokenRecord, origin: Origin
+) -> _Signature | BrokerError:
+    """Let ``signer`` sign, and see what it did. Never raises: it holds the token in plain."""
+    before, body, token = _visible(request), request.body, record.access_token.expose()
+    try:
+        signed = signer.attach(request, record)
+        if signed is not request:
+            vars(request).update(vars(signed))
+    except BrokerError as raised:
+        return copy.copy(raised)  # without its traceback, whose frames may hold the token
+    except Exception as raised:  # noqa: BLE001 - a signer may raise anything
+        return ConfigError(f"the signer failed ({type(raised).__name__})")
+    if request.body is not body or origin_of(request.url or "") != origin:
+        return ConfigError(
+            "the signer changed the request's body or origin: a token goes in a header or the URL"
+        )
+    after = _visible(request)
+    changed = [name for name, value in after.items() if before.get(name) != value or token in _text(value)]
+    if not changed:
+        return ConfigError("the signer attached nothing to the request")
+    marks = {name: _hashed(after[name]) for name in changed}
+    kept = {name: before.get(name) for name in changed if token not in _text(before.get(name))}
+    return _Signature(record, origin, marks, kept)
+
+
+def _visible(request: PreparedRequest) -> dict[str, Any]:
+    """Give what of ``request`` may carry a token: its headers by their names in lower case, and its URL."""
+    return {_URL: request.url, **{name.lower(): value for name, value in request.headers.items()}}
+
+
+def _text(value: object) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def _hashed(value: object) -> bytes:
+    return hashlib.sha256(_text(value).encode("utf-8", "surrogatepass")).digest()
+
+
+def _rewind(request: PreparedRequest) -> bool:
+    """Make the body of ``request`` ready to be sent again; False for one that cannot be.
+
+    A file goes back to where it stood when the request was prepared.
+    """
+    if request.body is None or isinstance(request.body, _KEPT_BODIES):
+        return True
+    try:
+        rewind_body(request)
+    except Exception:  # noqa: BLE001 - a file of any kind: closed, without seek ...
+        return False
+    return True
+
+
+def _let_go(response: Response) -> None:
+    """End the exchange; with a short answer, its connection can be used again."""
+    if _is_short(response):
+        with contextlib.suppress(RequestException):
+            _ = response.content
+    response.close()
+
+
+def _is_short(response: Response) -> bool:
+    """Whether the body is known to be short, also after decoding."""
+    length = response.headers.get("Content-Length", "")
+    is_plain = response.headers.get("Content-Encoding", "identity").lower() == "identity"
+    return is_plain and length.isascii() and length.isdecimal() and int(length[:9]) <= LONGEST_REFUSAL
+
+
+def _take_cookies(request: PreparedRequest, response: Response) -> None:
+    """Send along the cookies of ``response``, unless the caller wrote the Cookie header."""
+    jar, functions = cast(Any, request)._cookies, cast(Any, cookiejars)  # which have no types
+    if jar is None:  # a request that was not prepared whole
+        return
+    sent = request.headers.pop("Cookie", None)
+    made_here = functions.get_cookie_header(jar, request)
+    functions.extract_cookies_to_jar(jar, response.request, response.raw)
+    if sent is not None and sent != made_here:
+        request.headers["Cookie"] = sent
+    else:
+        request.prepare_cookies(jar)
+
+
+def _require_scope(response: Response, record: TokenRecord, *, stream: bool) -> None:
+    """Raise :class:`InsufficientScopeError` for a 403 that says so. Who streams can still read the body."""
+    error = missing_scope(response.headers, b"", record)
+    is_json = "json" in response.headers.get("Content-Type", "").lower()
+    if error is None and is_json and (not stream or _is_short(response)):
+        body = response.content
+        error = missing_scope({}, body, record) if len(body) <= LONGEST_REFUSAL else None
+    if error is not None:
+        response.close()
+        raise error
+
+
+def _leads_elsewhere(response: Response, origin: Origin) -> bool:
+    """Whether ``requests`` would follow ``response`` to another origin, or to who knows where."""
+    if not response.is_redirect:
+        return False
+    location = response.headers["Location"]
+    if any(char < " " or char in "\\\x7f" for char in location):
+        return True
+    try:
+        return origin_of(urljoin(response.url, location)) != origin
+    except ValueError:
+        return True
+
+
+def _leave_behind(request: PreparedRequest, names: tuple[str, ...]) -> None:
+    """Have copies of ``request`` that this thread makes lack ``names``, until its next response.
+
+    ``requests`` makes one or two to follow a redirect. ``request`` itself stays as it was sent, so that it
+    can be sent again, and never without a token.
+    """
+    if names or "copy" in vars(request):
+        copies = vars(request).setdefault("copy", _RedirectCopies(request))
+        copies.lacking[threading.get_ident()] = names
+
+
+class _RedirectCopies:
+    """Stands for ``copy`` of one request."""
+
+    def __init__(self, request: PreparedRequest) -> None:
+        self._request = request
+        self.lacking: dict[int, tuple[str, ...]] = {}
+
+    def __call__(self) -> PreparedRequest:
+        made = type(self._request).copy(self._request)
+        for name in self.lacking.get(threading.get_ident(), ()):
+            made.headers.pop(name, None)
+        return made
