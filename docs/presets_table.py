@@ -119,6 +119,10 @@ def _differences(descriptor: ProviderDescriptor) -> Iterator[str]:
         yield "0 is never" if quirks.expiry.zero_is_never else f"{quirks.expiry.member} is an instant"
     if quirks.scope_member != "scope":
         yield f"the scope is in {quirks.scope_member}"
+    if quirks.api_header != "Authorization":
+        yield f"APIs want the token in {quirks.api_header}"
+    elif quirks.api_scheme is not None:
+        yield f"APIs want {quirks.api_scheme or 'no scheme'} before the token"
     if quirks.token_type is not None:
         yield "the token type stated is none"
     if quirks.callback_members:
