@@ -1,17 +1,19 @@
 """An HTTP stack of one's own: token requests over ``http.client``, with errors of its own kind.
 
 Run with ``python examples/custom_transport.py``. A template for another pool, TLS stack or simulator: a
-`TokenHttpClient` sends, and a `TransportErrorMapper` says what its errors mean.
+`TokenHttpClient` sends, and a `TransportErrorMapper` says what its errors mean. It passes `TransportContract`
+of ``oauth2broker.testing``.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from urllib.parse import urlsplit
 
 from oauth2broker import (
@@ -52,6 +54,7 @@ class PlainHttpClient:
 
     def send(self, request: HttpRequest, metadata: ResponseMetadataSlot) -> HttpResponse:
         metadata.take()  # nothing of an earlier answer may pass for this one's
+        require_safe(request.url)
         connection = self._connect(request)
         with closing(connection), hang_up_after(EXCHANGE_SECONDS, connection.sock):
             try:
@@ -62,19 +65,44 @@ class PlainHttpClient:
 
     def _connect(self, request: HttpRequest) -> HTTPConnection:
         parts = urlsplit(request.url)
-        connection = HTTPConnection(parts.netloc, timeout=CONNECT_SECONDS)  # http: to loopback only
-        if parts.scheme == "https":
-            connection = HTTPSConnection(parts.netloc, timeout=CONNECT_SECONDS, context=self._tls)
+        host, is_https = parts.hostname or "", parts.scheme == "https"
         try:
-            connection.connect()
+            sock = socket.create_connection((host, parts.port or (443 if is_https else 80)), CONNECT_SECONDS)
         except OSError as error:
-            connection.close()
             raise WireError(type(error).__name__, connected=False) from None
-        if request.public_only and not is_public_address(connection.sock.getpeername()[0]):
-            connection.close()  # discovery asks for this; nothing has been sent
-            raise ConfigError(f"{parts.hostname} is not at a public address")
-        connection.sock.settimeout(EXCHANGE_SECONDS)
+        if request.public_only and not is_public_address(sock.getpeername()[0]):
+            sock.close()  # discovery asks for this; nothing has been sent
+            raise ConfigError(f"{host} is not at a public address")
+        try:
+            sock = self._tls.wrap_socket(sock, server_hostname=host) if is_https else sock
+        except OSError as error:
+            sock.close()
+            raise WireError(type(error).__name__, connected=False) from None
+        sock.settimeout(EXCHANGE_SECONDS)
+        connection = HTTPConnection(parts.netloc)
+        connection.sock = sock
+        connection.response_class = FinalResponse
         return connection
+
+
+class FinalResponse(HTTPResponse):
+    """Passes over interim answers (103 ...): ``http.client`` knows 100 only."""
+
+    def begin(self) -> None:
+        super().begin()
+        while 100 <= self.status < 200:
+            self.headers = self.msg = None  # type: ignore[assignment]
+            super().begin()
+
+
+def require_safe(url: str) -> None:
+    """Credentials go over TLS, or stay on this machine."""
+    parts = urlsplit(url)
+    is_local = parts.hostname == "localhost"
+    with suppress(ValueError):
+        is_local = is_local or ipaddress.ip_address(parts.hostname or "").is_loopback
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_local):
+        raise ConfigError("token requests go to https URLs (http is for loopback hosts only)")
 
 
 def exchange(
@@ -130,13 +158,17 @@ class WireErrorMapper:
         metadata: ResponseMetadata | None,
         error: Exception,
     ) -> BrokerError:
+        if isinstance(error, BrokerError):  # ours already: a mistake in the program
+            return error
+        # The text of an error that is not our own may hold anything.
+        reason = str(error) if isinstance(error, WireError) else type(error).__name__
         if metadata is not None:  # headers had come: the provider is there, its answer was lost
-            message = f"the answer broke off ({error})"
+            message = f"the answer broke off ({reason})"
             return TransientError(message, status=metadata.status, retry_after=metadata.retry_after)
         if isinstance(error, WireError) and not error.connected:
             # sent=False only with proof: it allows a refresh token to be presented again at once.
-            return TransportError(f"no connection ({error})", sent=False)
-        return TransportError(f"no answer ({error})")
+            return TransportError(f"no connection ({reason})", sent=False)
+        return TransportError(f"no answer ({reason})")
 
 
 def show(title: str, broker: Broker, principal: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ LONGEST_REFUSAL = 64 * 1024
 """How many bytes of a refusal's body are looked at."""
 
 _HOPELESS_SECONDS = 60.0
+_MOST_REMEMBERED = 4096
 _PORTS = {"http": 80, "https": 443}
 _INSUFFICIENT_SCOPE = re.compile(r'\berror\s*=\s*"?insufficient_scope\b', re.IGNORECASE)
 _SCOPE = re.compile(r'\bscope\s*=\s*"([^"]*)"', re.IGNORECASE)
@@ -30,7 +32,7 @@ Origin = tuple[str, str, int | None]
 
 
 class _Fingerprints:
-    """Remembers tokens by their hash, each for a minute. Safe to share between threads."""
+    """Remembers tokens by their hash, each for a minute, some thousand at most. Thread-safe."""
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
@@ -41,6 +43,8 @@ class _Fingerprints:
 
     def add(self, record: TokenRecord) -> None:
         now = time.monotonic()
+        if len(self._until) >= _MOST_REMEMBERED:
+            self._until.clear()
         for fingerprint, until in list(self._until.items()):
             if until <= now:
                 self._until.pop(fingerprint, None)
@@ -49,6 +53,22 @@ class _Fingerprints:
     def discard(self, record: TokenRecord) -> None:
         if self._until:
             self._until.pop(record.access_token.fingerprint(), None)
+
+
+class _Refusals:
+    """What APIs made of the tokens of one broker, in this process.
+
+    ``hopeless`` are those that were refused as soon as they were obtained, ``on_trial`` those that were
+    obtained because another was refused, and of which nobody knows yet.
+    """
+
+    def __init__(self) -> None:
+        self.hopeless = _Fingerprints()
+        self.on_trial = _Fingerprints()
+
+
+_refusals: weakref.WeakKeyDictionary[object, _Refusals] = weakref.WeakKeyDictionary()
+"""By broker, for as long as it lives: programs make an auth for every call."""
 
 
 class SignedCalls:
@@ -73,8 +93,8 @@ class SignedCalls:
             raise ConfigError(f"signer is a RequestSigner, not {type(signer).__name__}")
         self._serve = serve
         self._request = request
-        self._hopeless = _Fingerprints()
-        self._on_trial = _Fingerprints()
+        behind = getattr(broker, "behind", broker)  # a session stands before the broker itself
+        self._refusals = _refusals.get(behind) or _refusals.setdefault(behind, _Refusals())
         self.signer = HeaderSigner(broker.descriptor, broker.strategy) if signer is None else signer
 
     def record(self) -> TokenRecord:
@@ -87,27 +107,27 @@ class SignedCalls:
         None for a token that was refused as soon as it was obtained: an API that takes none at all would
         have us call the provider for each of its answers. After a minute it is tried again.
         """
-        if refused in self._on_trial:
+        if refused in self._refusals.on_trial:
             self.note_refused_again(refused)
-        if refused in self._hopeless:
+        if refused in self._refusals.hopeless:
             return None
         return self._serve(self._request.rejecting(refused))
 
     def note_refused_again(self, record: TokenRecord) -> None:
         """The token of ``record``, obtained because another was refused, was refused, too."""
-        self._hopeless.add(record)
-        self._on_trial.discard(record)
+        self._refusals.hopeless.add(record)
+        self._refusals.on_trial.discard(record)
 
     def note_trial(self, record: TokenRecord) -> None:
         """The token of ``record``, obtained because another was refused, is about to be sent.
 
         Until it is accepted, an API that refuses it to any thread refused it at once.
         """
-        self._on_trial.add(record)
+        self._refusals.on_trial.add(record)
 
     def note_accepted(self, record: TokenRecord) -> None:
         """An API answered a request with the token of ``record`` with something else than 401."""
-        self._on_trial.discard(record)
+        self._refusals.on_trial.discard(record)
 
 
 def checked_origin(url: str) -> Origin:

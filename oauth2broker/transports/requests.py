@@ -217,18 +217,28 @@ class _Progress:
 _progress: ContextVar[_Progress] = ContextVar("oauth2broker_progress")
 
 
-class _WithoutQueries(logging.Filter):
-    """Keeps the query of our URLs out of urllib3's logs: some providers take secrets there."""
+class _WithoutSecrets(logging.Filter):
+    """Keeps out of urllib3's logs what may hold secrets.
+
+    That is the query of our URLs, where some providers take them, and what an answer held that could not be
+    parsed.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if _progress.get(None) is not None and isinstance(record.args, tuple):
-            parts = (part.partition("?")[0] if isinstance(part, str) else part for part in record.args)
-            record.args = tuple(parts)
+            record.args = tuple(_harmless(part) for part in record.args)
+            record.exc_info = record.exc_text = None
         return True
 
 
+def _harmless(part: object) -> object:
+    if isinstance(part, BaseException):
+        return type(part).__name__
+    return part.partition("?")[0] if isinstance(part, str) else part
+
+
 for _name in ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry"):
-    logging.getLogger(_name).addFilter(_WithoutQueries())
+    logging.getLogger(_name).addFilter(_WithoutSecrets())
 
 
 class _DeadlineReader(io.RawIOBase):
