@@ -20,6 +20,7 @@ from oauth2broker.provider.strategy import ProviderStrategy
 from oauth2broker.quoting import safe_text
 from oauth2broker.transports import requests as default
 from oauth2broker.transports.base import (
+    BodyTooLargeError,
     HttpRequest,
     HttpResponse,
     ResponseMetadata,
@@ -239,7 +240,7 @@ def _is_whole(response: HttpResponse) -> bool:
 
 
 def _failure(raised: Exception, metadata: ResponseMetadata | None) -> BrokerError:
-    if isinstance(raised, default.BodyTooLargeError):
+    if isinstance(raised, BodyTooLargeError):
         return ConfigError("the metadata is larger than 1 MiB")
     mapper, strategy = default.RequestsTransportErrorMapper(), ProviderStrategy()
     with contextlib.suppress(Exception):  # what it is given may be odd

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from oauth2broker.errors import BrokerError
+from oauth2broker.errors import BrokerError, ConfigError
 from oauth2broker.grants import GrantType
 from oauth2broker.provider.strategy import ProviderStrategy
 
@@ -90,6 +90,14 @@ class ResponseMetadataSlot:
         self._metadata = metadata
 
 
+class BodyTooLargeError(Exception):
+    """The body of an answer went over 1 MiB and was cut."""
+
+
+class NeverSentError(Exception):
+    """Nothing of a request went out; the message is the class name of what failed."""
+
+
 class TokenHttpClient(Protocol):
     """The transport. May be called from several threads at once."""
 
@@ -140,6 +148,15 @@ def is_public_address(address: str) -> bool:
     if carried is not None:
         return is_public_address(str(carried))
     return found in _ALLOCATED and found.is_global
+
+
+def require_public(host: str, addresses: list[str]) -> None:
+    """Raise :class:`ConfigError` unless all ``addresses`` that ``host`` resolves to are public."""
+    for address in addresses:
+        if not is_public_address(address):
+            raise ConfigError(
+                f"{host} has the address {address}, which is not public; allow it if that is meant"
+            )
 
 
 def parse_retry_after(value: str | None, date: str | None = None) -> float | None:

@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 import httpcore
 import httpx
 
-from oauth2broker.errors import ConfigError
-from oauth2broker.transports.base import HttpRequest, is_public_address
+from oauth2broker.transports.base import HttpRequest, require_public
 
 TARGET = "oauth2broker_target"  # not "target", which httpcore would send to a proxy as well
 """The extension of a request that holds its target as it is, not quoted anew."""
@@ -159,16 +158,8 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         with _raised_as(httpcore.ConnectTimeout, httpcore.ConnectError):
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             if progress.public_only and not self._has_proxy:  # with one, it is the proxy that resolves
-                _require_public(host, [str(address[0]) for *_, address in found])
+                require_public(host, [str(address[0]) for *_, address in found])
             return _DeadlineStream(_connect(found, progress.connect_by), is_last=not progress.is_https)
-
-
-def _require_public(host: str, addresses: list[str]) -> None:
-    for address in addresses:
-        if not is_public_address(address):
-            raise ConfigError(
-                f"{host} has the address {address}, which is not public; allow it if that is meant"
-            )
 
 
 def _connect(found: list[tuple[Any, ...]], deadline: float) -> socket.socket:

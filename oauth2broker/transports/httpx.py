@@ -18,8 +18,10 @@ from oauth2broker.forking import forget_in_children
 from oauth2broker.grants import GrantType
 from oauth2broker.provider.strategy import ProviderStrategy
 from oauth2broker.transports.base import (
+    BodyTooLargeError,
     HttpRequest,
     HttpResponse,
+    NeverSentError,
     ResponseMetadata,
     ResponseMetadataSlot,
 )
@@ -31,14 +33,6 @@ TOTAL_SECONDS = 30.0
 BODY_LIMIT = 1024 * 1024
 _CHUNK = 64 * 1024
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
-
-
-class BodyTooLargeError(Exception):
-    """The body of an answer went over 1 MiB and was cut."""
-
-
-class NeverSentError(Exception):
-    """Nothing of a request went out; the message is the class name of what failed."""
 
 
 class HttpxHttpClient:

@@ -24,11 +24,13 @@ from oauth2broker.forking import forget_in_children
 from oauth2broker.grants import GrantType
 from oauth2broker.provider.strategy import ProviderStrategy
 from oauth2broker.transports.base import (
+    BodyTooLargeError,
     HttpRequest,
     HttpResponse,
+    NeverSentError,
     ResponseMetadata,
     ResponseMetadataSlot,
-    is_public_address,
+    require_public,
 )
 from oauth2broker.urls import checked_endpoint
 
@@ -37,14 +39,6 @@ TOTAL_SECONDS = 30.0
 BODY_LIMIT = 1024 * 1024
 _CHUNK = 64 * 1024
 _POOLED = 32
-
-
-class BodyTooLargeError(Exception):
-    """The body of an answer went over 1 MiB and was cut."""
-
-
-class NeverSentError(Exception):
-    """Nothing of a request went out; the message is the class name of what failed."""
 
 
 class RequestsHttpClient:
@@ -179,14 +173,6 @@ def _read_body(response: requests.Response) -> bytes:
     return bytes(body)
 
 
-def _require_public(host: str, addresses: list[str]) -> None:
-    for address in addresses:
-        if not is_public_address(address):
-            raise ConfigError(
-                f"{host} has the address {address}, which is not public; allow it if that is meant"
-            )
-
-
 def _root(error: BaseException) -> str:
     """Give the class name of what ``error`` wraps, as argument, reason or cause, at the bottom."""
     seen = [error]
@@ -302,7 +288,7 @@ class _DeadlineMixin(HTTPConnection):
         failed: OSError = TimeoutError("connecting took too long")
         found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
         if _progress.get().public_only and self.proxy is None:  # with one, it is the proxy that resolves
-            _require_public(self.host, [str(address[0]) for *_, address in found])
+            require_public(self.host, [str(address[0]) for *_, address in found])
         for *_, address in found:
             left = self._deadline - time.monotonic()
             if left <= 0:

@@ -20,7 +20,8 @@ from oauth2broker import (
     ResponseMetadataSlot,
     TransientError,
 )
-from oauth2broker.transports.requests import BODY_LIMIT, BodyTooLargeError
+from oauth2broker.transports.base import BodyTooLargeError
+from oauth2broker.transports.requests import BODY_LIMIT
 from tests.support import SERVICE_REQUEST, USER_REQUEST
 from tests.transport.sockets import (
     CONNECT,

@@ -25,7 +25,7 @@ from oauth2broker import (
     TransientError,
     TransportError,
 )
-from oauth2broker.transports.requests import NeverSentError
+from oauth2broker.transports.base import NeverSentError
 from tests.support import SERVICE_REQUEST
 from tests.transport.sockets import (
     CONNECT,

@@ -26,12 +26,8 @@ from oauth2broker import (
     TransportError,
 )
 from oauth2broker.testing import Fault, LoopbackProvider
-from oauth2broker.transports.httpx import (
-    BodyTooLargeError,
-    HttpxHttpClient,
-    HttpxTransportErrorMapper,
-    NeverSentError,
-)
+from oauth2broker.transports.base import BodyTooLargeError, NeverSentError
+from oauth2broker.transports.httpx import HttpxHttpClient, HttpxTransportErrorMapper
 from tests.support import SERVICE_REQUEST, USER_REQUEST, Crowd, ManualClock, log_in
 from tests.transport.sockets import (
     CONNECT,
