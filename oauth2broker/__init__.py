@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one 
         BackendError as BackendError,
         BrokerError as BrokerError,
         ConfigError as ConfigError,
+        DelayedError as DelayedError,
         InsufficientScopeError as InsufficientScopeError,
         InvalidClientError as InvalidClientError,
         InvalidGrantError as InvalidGrantError,
@@ -178,7 +179,7 @@ _PUBLIC = {
     "client_auth.certificate": "TlsClientAuth",
     "client_auth.secrets": "ClientSecretBasic ClientSecretPost NoAuthentication",
     "errors": (
-        "AuthorizationError AuthorizationRequiredError BackendError BrokerError ConfigError "
+        "AuthorizationError AuthorizationRequiredError BackendError BrokerError ConfigError DelayedError "
         "InsufficientScopeError InvalidClientError InvalidGrantError RevokedError SerializationError "
         "StateMismatchError StoreError TransientError TransportError"
     ),

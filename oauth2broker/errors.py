@@ -90,6 +90,10 @@ class TransientError(BrokerError):
     retryable = True
 
 
+class DelayedError(TransientError):
+    """The rate limit policy said to wait for ``retry_after``. The provider was not called."""
+
+
 class TransportError(BrokerError):
     """The network or TLS failed. ``sent`` is False when provably nothing of the request went out."""
 

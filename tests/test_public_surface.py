@@ -44,6 +44,7 @@ SNAPSHOT = [
     "CoolDown",
     "DefaultProviderStrategy",
     "Delay",
+    "DelayedError",
     "Endpoint",
     "ExpiryRule",
     "FileStore",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -18,6 +20,7 @@ from oauth2broker import (
     CachedTokenRequest,
     ConfigError,
     Delay,
+    DelayedError,
     FileStore,
     FlowEvent,
     GrantType,
@@ -95,11 +98,17 @@ def test_what_expires_within_the_horizon_is_renewed_and_the_rest_is_left(
 
 
 def test_a_horizon_longer_than_a_lifetime_renews_each_once_a_run(
-    users: Broker, provider: LoopbackProvider
+    users: Broker, provider: LoopbackProvider, clock: ManualClock
 ) -> None:
-    """A nightly job over tokens of an hour; tokens that expired meanwhile are renewed as well."""
+    """A nightly job over tokens of an hour: those in the first quarter of their life are left, also what a
+    run on another host, or before a crash, has just renewed; expired ones are renewed."""
+    assert users.renew_due(within=DAY, jitter=AT_ONCE).renewed == 3
+    assert users.renew_due(within=DAY, jitter=AT_ONCE).due == 0
+    clock.advance(901)
     assert users.renew_due(within=DAY, jitter=AT_ONCE).renewed == 6
-    assert provider.token_calls == 6
+    clock.advance(86400)
+    assert users.renew_due(within=DAY, jitter=AT_ONCE).renewed == 6
+    assert provider.token_calls == 15
 
 
 def test_several_walkers_at_once_renew_each_token_once(
@@ -143,7 +152,7 @@ descriptor = ProviderDescriptor(
 with Broker(descriptor, "demo-client", "demo-secret", store=FileStore(folder)) as broker:
     print("ready", flush=True)
     sys.stdin.readline()
-    report = broker.renew_due(within=timedelta(minutes=15), parallelism=4, jitter=timedelta())
+    report = broker.renew_due(within=timedelta(hours=25), parallelism=4, jitter=timedelta())
     print(report.seen, report.due, report.renewed, report.elsewhere, len(report.errors))
 """
 
@@ -158,7 +167,10 @@ def test_three_processes_renew_what_is_due_once(tmp_path: Path) -> None:
                 log_in(broker, provider, number)
                 found = stored(broker, number)
                 assert found is not None
-                store.save(replace(found, expires_at=found.issued_at + timedelta(minutes=10)))
+                half = timedelta(minutes=30)
+                store.save(
+                    replace(found, issued_at=found.issued_at - half, expires_at=found.issued_at + half)
+                )
                 family = found.family
                 for other in range(9):
                     principal = f"other-{number}-{other}"
@@ -241,9 +253,15 @@ def test_the_budget_is_asked_and_what_it_delays_is_left_for_the_next_run(
         clock=clock,
         rate_limit=Two(),
     ) as bounded:
-        report = bounded.renew_due(within=timedelta(minutes=15), parallelism=1, jitter=AT_ONCE)
+        report = bounded.renew_due(
+            within=timedelta(minutes=15),
+            parallelism=1,
+            jitter=AT_ONCE,
+            patience=timedelta(seconds=59),
+        )
     assert (report.renewed, len(report.errors), provider.token_calls) == (2, 1, 2)
     [(key, error)] = report.errors.items()
+    assert isinstance(error, DelayedError)
     assert error.retry_after == 60
     assert users.store.fetch(key) in before.values()
 
@@ -265,6 +283,40 @@ def test_progress_is_told_on_the_calling_thread_and_may_fail(users: Broker) -> N
     }
 
 
+def test_the_walk_waits_for_a_budget_that_comes_in_time(
+    users: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """One call each 20 ms, told as a delay: all are renewed, none before it may be, and reported once."""
+    due_at: list[float] = []
+
+    class Slow:
+        def __init__(self) -> None:
+            self.free_at = 0.0
+
+        def evaluate(self, context: RateLimitContext) -> RateLimitDecision:
+            now = time.monotonic()
+            if now < self.free_at:
+                return Delay(RetryDirective(self.free_at - now))
+            due_at.append(now)
+            self.free_at = now + 0.02
+            return RateLimitDecision()
+
+    told: list[int] = []
+    with Broker(
+        provider.descriptor(),
+        "demo-client",
+        "demo-secret",
+        store=users.store,
+        clock=clock,
+        rate_limit=Slow(),
+    ) as bounded:
+        report = bounded.renew_due(
+            within=timedelta(minutes=15), jitter=AT_ONCE, progress=lambda step: told.append(step.done)
+        )
+    assert (report.renewed, report.errors, provider.token_calls, told) == (3, {}, 3, [1, 2, 3])
+    assert all(later - sooner >= 0.02 for sooner, later in itertools.pairwise(due_at))
+
+
 class Gate:
     """A policy that lets nobody go on until it is opened, and counts who came."""
 
@@ -283,6 +335,7 @@ def test_no_more_than_so_many_renew_at_once_and_the_walk_waits_for_them(
     users: Broker, provider: LoopbackProvider, clock: ManualClock, parallelism: int
 ) -> None:
     """Parallelism is used in full and is a bound, also on how many records are held ready."""
+    clock.advance(1000)  # so that all are due
     gate, fetched = Gate(), []
 
     class Counting(MemoryStore):
@@ -335,7 +388,9 @@ def test_an_interrupt_ends_the_walk_and_nothing_is_half_done(
     assert users.renew_due(within=timedelta(minutes=15), jitter=AT_ONCE).renewed == 2
 
 
-def test_a_refresh_token_is_used_before_it_lapses(users: Broker, provider: LoopbackProvider) -> None:
+def test_a_refresh_token_is_used_before_it_lapses(
+    users: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
     """Though its access token has long to go, or says nothing of its life."""
     found = stored(users, 0)
     assert found is not None
@@ -343,9 +398,30 @@ def test_a_refresh_token_is_used_before_it_lapses(users: Broker, provider: Loopb
     change(users, 0, expires_at=found.issued_at + timedelta(days=30), refresh_expires_at=lapses)
     change(users, 1, expires_at=None, refresh_expires_at=lapses)
     change(users, 2, expires_at=None, refresh_expires_at=lapses + timedelta(days=30))
+    assert users.renew_due(within=timedelta(days=4), jitter=AT_ONCE).due == 3  # which expire in minutes
+    clock.advance(86400)
+    change(users, 3, expires_at=None)
     report = users.renew_due(within=timedelta(days=4), jitter=AT_ONCE)
-    assert report.due == 5  # 0, 1 and the three that expire in minutes
-    assert provider.token_calls == 5
+    assert report.due == 4  # 0, 1, and two that have expired again
+    assert provider.token_calls == 7
+
+
+def test_a_refresh_token_that_has_lapsed_is_left_while_the_access_token_works(
+    users: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """To present it would end a grant that serves for weeks; once it serves no more, it costs nothing."""
+    found = stored(users, 0)
+    assert found is not None
+    ends, lapses = found.issued_at + timedelta(days=60), found.issued_at + timedelta(hours=20)
+    change(users, 0, expires_at=ends, refresh_expires_at=lapses)
+    clock.advance(86400)
+    for number in range(1, 6):
+        users.store.delete(users.key_for(request(number)))
+    for _ in range(59):
+        assert users.renew_due(within=timedelta(hours=25)).due == 0
+        clock.advance(86400)
+    assert users.renew_due(within=timedelta(hours=25)).due == 1
+    assert provider.token_calls == 1
 
 
 def test_a_refresh_token_that_lapses_for_good_is_used_once_more(
@@ -459,7 +535,9 @@ def test_observers_see_each_renewal(users: Broker, provider: LoopbackProvider, c
         {"within": 3600},
         {"within": HOUR, "parallelism": 0},
         {"within": HOUR, "parallelism": 1.5},
-        {"within": HOUR, "parallelism": 1000},
+        {"within": HOUR, "parallelism": 17},
+        {"within": HOUR, "patience": -HOUR},
+        {"within": timedelta.max},
         {"within": HOUR, "jitter": -HOUR},
     ],
 )
@@ -511,6 +589,22 @@ def test_prune_says_what_is_long_dead_and_removes_it_only_when_told(graveyard: B
     assert (set(removed.keys), removed.dry_run) == (set(report.keys), False)
     assert names(graveyard) == everybody - dead
     assert graveyard.prune(dry_run=False).keys == ()
+
+
+def test_prune_goes_by_no_lifetime_that_is_only_supposed(
+    users: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """One that the descriptor gives, and one that a later token of the same grant has outlived."""
+    found = stored(users, 0)
+    assert found is not None
+    past = found.issued_at - DAY
+    users.store.save(replace(found, refresh_expires_at=past))
+    supposed = provider.descriptor(default_refresh_expires_in=DAY)
+    change(users, 1, refresh_expires_at=found.issued_at + DAY)
+    clock.advance(90 * 86400)
+    assert {key.family.principal for key in users.prune().keys} == {"user-1"}
+    with Broker(supposed, "demo-client", "demo-secret", store=users.store, clock=clock) as broker:
+        assert broker.prune().keys == ()
 
 
 def test_prune_waits_for_as_long_as_it_is_told(graveyard: Broker, clock: ManualClock) -> None:

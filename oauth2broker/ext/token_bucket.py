@@ -19,6 +19,9 @@ from oauth2broker.ext.rate_limit import (
 from oauth2broker.forking import forget_in_children
 from oauth2broker.ids import ProviderId, TenantId
 
+_LONGEST_DELAY = 2 * SECOND
+"""How long after the clock was read a call may come to be counted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -40,12 +43,17 @@ class Budget:
             max(per_ns // _counted("calls", calls), 1), _counted("burst", calls if burst is None else burst)
         )
 
+    def believed(self, now: int, full_at: int) -> int:
+        """Give ``full_at``; an empty bucket for one that is far more than that: the clock went back."""
+        latest = now + self.burst * self.interval
+        return full_at if full_at <= latest + _LONGEST_DELAY else latest
+
     def take(self, now: int, full_at: int | None) -> tuple[int, int]:
         """Take one call at ``now``: give when the bucket is full again, and 0 or how long to wait for one.
 
-        A bucket that would be more than empty is from before the clock went back: then it is just empty.
+        ``now`` may have been read a moment before others took theirs; that must not refund what they took.
         """
-        full_at = now if full_at is None else min(max(full_at, now), now + self.burst * self.interval)
+        full_at = now if full_at is None else max(self.believed(now, full_at), now)
         wait = full_at - now - (self.burst - 1) * self.interval
         return (full_at, wait) if wait > 0 else (full_at + self.interval, 0)
 
@@ -55,9 +63,9 @@ class TokenBucket:
 
     Up to ``burst`` (None: ``calls``) of them at once, when it made none for a while. Counts the calls of
     this process, in all brokers that it is given to. Goes by the context's time: a clock that jumps ahead
-    fills a bucket, one that jumps back leaves at most one refill to wait for. Safe to share between threads,
-    never waits; in a child after a fork it counts on by itself. Buckets that are full are forgotten.
-    Raises :class:`ConfigError` for numbers below 1 and times that are none.
+    fills a bucket, one that jumps back leaves one refill and two seconds to wait for at most. Safe to share
+    between threads, never waits; in a child after a fork it counts on by itself. Buckets that are full are
+    forgotten. Raises :class:`ConfigError` for numbers below 1 and times that are none.
     """
 
     def __init__(self, calls: int, per: timedelta, *, burst: int | None = None) -> None:
@@ -86,11 +94,11 @@ class TokenBucket:
 
     def _forget_full(self, now: int) -> None:
         """Forget those at the front, where the ones that were asked about longest ago are."""
-        latest = now + self._budget.burst * self._budget.interval
         while self._full_at:
             bucket, full_at = next(iter(self._full_at.items()))
-            if full_at > latest:  # from before the clock went back
-                self._full_at[bucket] = latest
+            believed = self._budget.believed(now, full_at)
+            if believed < full_at:
+                self._full_at[bucket] = believed
                 self._full_at.move_to_end(bucket)
             elif full_at <= now:
                 del self._full_at[bucket]

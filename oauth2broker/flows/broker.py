@@ -57,6 +57,17 @@ def _posix_now() -> float:
     return time.time()  # looked up each time: tests replace it
 
 
+def _require_parts(descriptor: object, store: object, http_client: object, rate_limit: object) -> None:
+    """Raise :class:`ConfigError` for what else would look like an outage at the first call."""
+    if not isinstance(descriptor, ProviderDescriptor):
+        raise ConfigError(f"descriptor is a ProviderDescriptor, not {type(descriptor).__name__}")
+    if store is not None and not isinstance(store, BrokerStore):
+        raise ConfigError(f"store is a BrokerStore, such as FileStore(path), not {type(store).__name__}")
+    for name, part, method in (("http_client", http_client, "send"), ("rate_limit", rate_limit, "evaluate")):
+        if part is not None and (isinstance(part, type) or not callable(getattr(part, method, None))):
+            raise ConfigError(f"{name} has a method {method}: {type(part).__name__} has none")
+
+
 class Broker:
     """Obtains, caches, renews and revokes tokens of one client at one provider.
 
@@ -90,6 +101,7 @@ class Broker:
         del client_secret  # from here on nothing plain is in this frame
         if isinstance(secret, ConfigError):
             raise secret
+        _require_parts(descriptor, store, http_client, rate_limit)
         client = Client.checked(descriptor, client_id, secret, client_auth)
         if clock().utcoffset() is None:
             raise ConfigError("clock gives aware datetimes")
@@ -255,28 +267,31 @@ class Broker:
         within: timedelta,
         parallelism: int = 4,
         jitter: timedelta = timedelta(milliseconds=100),
+        patience: timedelta = timedelta(minutes=5),
         progress: Callable[[RenewalProgress], object] | None = None,
     ) -> RenewalReport:
         """Walk the store and renew this client's users' tokens that would not last for ``within``.
 
         Due is an access token that expires by then, and a refresh token that would lapse unused (or for good:
-        then it is used once more). ``parallelism`` threads renew, each waiting up to ``jitter``, at random,
-        before a call. Every token is renewed once, also when several hosts do this at the same time; a rate
-        limit policy is asked as for any call, and what it delays is left for the next run. ``progress`` is
-        called on the calling thread, as tokens are done with; what it raises is logged.
+        then it is used once more), but neither in the first quarter of its life: so every token is renewed
+        once, also when several hosts do this at the same time. ``parallelism`` (1 to 16) threads renew, each
+        waiting up to ``jitter``, at random, before a call. A rate limit policy is asked as for any call; what
+        it delays is tried again when it says so, until ``patience`` has passed since the start, and then left
+        for the next run (:class:`DelayedError`). ``progress`` is called on the calling thread, as tokens are
+        done with; what it raises is logged.
 
         What goes wrong with one token is in the report and keeps no other from being renewed. Raises
         :class:`ConfigError`, and :class:`StoreError` when the store cannot be listed.
         """
-        return self._upkeep().renew_due(within, parallelism, jitter, progress)
+        return self._upkeep().renew_due(within, parallelism, jitter, patience, progress)
 
     def prune(self, *, older_than: timedelta = timedelta(days=30), dry_run: bool = True) -> PruneReport:
         """Remove this client's records that have been dead for ``older_than``; ``dry_run``: only name them.
 
-        Dead is a tombstone, and an expired token with nothing (more) to renew it with. A refresh token that
-        came without a lifetime is never taken for dead. Safe beside anything else that uses the store: a
-        record that somebody is working on stays. Raises :class:`ConfigError`, and :class:`StoreError` when
-        the store cannot be listed.
+        Dead is a tombstone, and an expired token with nothing (more) to renew it with. A refresh token whose
+        lifetime the provider did not state is never taken for dead. Safe beside anything else that uses the
+        store: a record that somebody is working on stays. Raises :class:`ConfigError`, and
+        :class:`StoreError` when the store cannot be listed.
         """
         return self._upkeep().prune(older_than, dry_run=dry_run)
 

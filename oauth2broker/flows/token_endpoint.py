@@ -11,7 +11,7 @@ from typing import Any
 from oauth2broker import answers, oauth
 from oauth2broker.answers import TokenFailure
 from oauth2broker.client import Client
-from oauth2broker.errors import BrokerError, ConfigError, TransientError, TransportError
+from oauth2broker.errors import BrokerError, ConfigError, DelayedError, TransientError, TransportError
 from oauth2broker.ext.rate_limit import (
     Delay,
     RateLimitContext,
@@ -178,7 +178,7 @@ class TokenEndpoint:
             logger.warning("the rate limit policy failed: %s", type(raised).__name__)
 
     def _require_budget(self, context: RateLimitContext) -> None:
-        """Raise :class:`TransientError` when the rate limit policy says to come back later."""
+        """Raise :class:`DelayedError` when the rate limit policy says to come back later."""
         if self._rate_limit is None:
             return
         failed: str | None = None
@@ -196,7 +196,7 @@ class TokenEndpoint:
         if failed is not None:
             raise ConfigError(f"the rate limit policy failed ({failed})")
         if delay is not None:
-            raise TransientError(f"not called: {delay.reason}", retry_after=delay.retry_after)
+            raise DelayedError(f"not called: {delay.reason}", retry_after=delay.retry_after)
 
     def _send(self, grant: GrantType, request: HttpRequest) -> HttpResponse | TokenFailure:
         transport, slot = self._transport(), ResponseMetadataSlot()

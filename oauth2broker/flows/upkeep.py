@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
@@ -11,18 +14,21 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 
-from oauth2broker.errors import BrokerError, ConfigError
+from oauth2broker.errors import BrokerError, ConfigError, DelayedError
 from oauth2broker.flows.cached import CachedTokenFlow
 from oauth2broker.flows.request import CachedTokenRequest
 from oauth2broker.flows.tools import Tools
 from oauth2broker.grants import GrantType
 from oauth2broker.obs import logger
+from oauth2broker.provider.checks import LONGEST
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.records import StoreKey, TokenRecord
 
-MOST_AT_ONCE = 64
+MOST_AT_ONCE = 16
 _SHUFFLED = 1024
+_LONGEST_PAUSE = 1.0  # seconds between two looks at the clock
 _NOTHING = timedelta()
+_order = itertools.count()  # so that a heap compares no records
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +51,8 @@ class RenewalReport:
 
     ``seen`` records of users were looked at, ``due`` were due; of these ``renewed`` were renewed by this
     call, ``elsewhere`` by somebody else (or somebody was at it), and ``errors`` says by key what kept the
-    others. A record that cannot be read is in ``errors``, too, though nobody knows whether it is due.
+    others. A record that is listed but cannot be read is in ``errors``, too, though nobody knows whether it
+    is due. (A FileStore does not list what it cannot read; it logs it.)
     """
 
     seen: int
@@ -88,14 +95,18 @@ class Upkeep:
         within: timedelta,
         parallelism: int,
         jitter: timedelta,
+        patience: timedelta,
         progress: Callable[[RenewalProgress], object] | None,
     ) -> RenewalReport:
-        """Renew the users' tokens that are due. The calling thread walks, ``parallelism`` others renew."""
-        _require_duration("within", within)
-        _require_duration("jitter", jitter)
+        """Renew the users' tokens that are due. The calling thread walks, ``parallelism`` others renew.
+
+        What a budget delays is tried again after the walk, when it says so.
+        """
+        for name, value in (("within", within), ("jitter", jitter), ("patience", patience)):
+            _require_duration(name, value)
         if type(parallelism) is not int or not 1 <= parallelism <= MOST_AT_ONCE:
             raise ConfigError(f"parallelism is a number from 1 to {MOST_AT_ONCE}")
-        run = _Run(progress)
+        run = _Run(progress, time.monotonic() + patience.total_seconds())
         stop = threading.Event()
         under_way: set[Future[_Ended]] = set()
 
@@ -110,8 +121,10 @@ class Upkeep:
                     if len(under_way) >= 2 * parallelism:
                         under_way = run.collect(under_way)
                     under_way.add(workers.submit(renew, record))
-                while under_way:
+                while under_way or run.delayed:
                     under_way = run.collect(under_way)
+                    while len(under_way) < 2 * parallelism and (ready := run.next_ready()) is not None:
+                        under_way.add(workers.submit(renew, ready))
             except BaseException:
                 stop.set()
                 workers.shutdown(wait=False, cancel_futures=True)
@@ -158,14 +171,13 @@ class Upkeep:
             with self._span(record.family.tenant):
                 renewed = self._flow.renew_seen(request, record.key, record)
         except BrokerError as error:
-            return _Ended(record.key, False, error)
-        return _Ended(record.key, renewed, None)
+            return _Ended(record, False, error)
+        return _Ended(record, renewed, None)
 
     def _is_long_dead(self, key: StoreKey, older_than: timedelta) -> bool:
         record = self._tools.store.fetch(key)
-        since = None if record is None else dead_since(record)
-        now = self._tools.clock()
-        return since is not None and since <= now and now - since >= older_than
+        since = None if record is None else dead_since(record, self._tools.endpoint.descriptor)
+        return since is not None and self._tools.clock() - since >= older_than
 
     def _remove(self, key: StoreKey, older_than: timedelta) -> bool:
         """Remove ``key`` if it is dead still; nobody logs in meanwhile, because that needs the lease, too."""
@@ -177,45 +189,68 @@ def is_due(record: TokenRecord, within: timedelta, descriptor: ProviderDescripto
     """Whether ``record`` must be renewed for its grant to be alive, with a token, after ``within``. Pure.
 
     A refresh token that lapses is presented before it does. Where a renewal does not prolong its life, that
-    is done once: for a last access token.
+    is done once: for a last access token. One that has lapsed is not presented while the access token works:
+    a provider that refuses it ends the grant.
     """
     if record.revoked_at is not None or record.refresh_token is None:
         return False
-    if record.expires_at is not None and record.expires_at - now <= within:
+    ends, lapses = record.expires_at, record.refresh_expires_at
+    if lapses is not None and lapses <= now:
+        return ends is not None and ends <= now
+    if ends is not None and _nears(ends, record, within, now):
         return True
-    lapses = record.refresh_expires_at
-    if lapses is None or lapses - now > within:
+    if lapses is None:
         return False
-    return not descriptor.quirks.refresh_lifetime_is_absolute or lapses - record.issued_at > within
+    if descriptor.quirks.refresh_lifetime_is_absolute:
+        return lapses - now <= within < lapses - record.issued_at
+    return _nears(lapses, record, within, now)
 
 
-def dead_since(record: TokenRecord) -> datetime | None:
-    """Since (or from) when nothing can come of ``record`` any more; None when nobody knows. Pure."""
+def _nears(end: datetime, record: TokenRecord, within: timedelta, now: datetime) -> bool:
+    """Whether ``end`` is near. Not in the first quarter of a life: renewing would bring next to nothing, and
+    who walks at the same time, or again, would renew it again."""
+    return end - now <= min(within, (end - record.issued_at) * 0.75)
+
+
+def dead_since(record: TokenRecord, descriptor: ProviderDescriptor) -> datetime | None:
+    """Since (or from) when nothing can come of ``record`` any more; None when nobody knows. Pure.
+
+    A lifetime of refresh tokens that the descriptor supposes, or that a later token has outlived, tells
+    nothing.
+    """
     if record.revoked_at is not None:
         return record.revoked_at
     if record.expires_at is None:
         return None
     if record.refresh_token is None:
         return max(record.issued_at, record.expires_at)
-    if record.refresh_expires_at is None:
+    if record.refresh_expires_at is None or record.refresh_expires_at <= record.issued_at:
+        return None
+    if descriptor.default_refresh_expires_in is not None:
         return None
     return max(record.issued_at, record.expires_at, record.refresh_expires_at)
 
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """How one renewal ended: ``renewed`` by us or, with no ``error``, elsewhere."""
+    """How the renewal of ``record`` ended: ``renewed`` by us or, with no ``error``, elsewhere."""
 
-    key: StoreKey
+    record: TokenRecord
     renewed: bool
     error: BrokerError | None
 
 
 @dataclass(slots=True)
 class _Run:
-    """The counts of one walk; only the thread that walks touches them."""
+    """The state of one walk; only the thread that walks touches it.
+
+    ``delayed`` is a heap of what is to be tried again, by when; not after ``patient_until``. Times are of the
+    monotonic clock.
+    """
 
     progress: Callable[[RenewalProgress], object] | None
+    patient_until: float
+    delayed: list[tuple[float, int, TokenRecord]] = field(default_factory=list)
     seen: int = 0
     due: int = 0
     renewed: int = 0
@@ -224,19 +259,39 @@ class _Run:
     errors: dict[StoreKey, BrokerError] = field(default_factory=dict)
 
     def collect(self, under_way: set[Future[_Ended]]) -> set[Future[_Ended]]:
-        """Take in what has ended, at least one; give what is still under way."""
-        ended, left = wait(under_way, return_when=FIRST_COMPLETED)
+        """Wait until something has ended, or can be tried again; give what is under way still."""
+        seconds = _LONGEST_PAUSE
+        if self.delayed:
+            seconds = min(max(self.delayed[0][0] - time.monotonic(), 0.0), seconds)
+        if not under_way:
+            time.sleep(seconds)
+        ended, left = wait(under_way, seconds if self.delayed else None, return_when=FIRST_COMPLETED)
         for future in ended:
-            self._note(future.result())
+            self._take_in(future.result())
         return left
+
+    def next_ready(self) -> TokenRecord | None:
+        """Give a record whose delay is over."""
+        if not self.delayed or self.delayed[0][0] > time.monotonic():
+            return None
+        return heapq.heappop(self.delayed)[-1]
 
     def report(self) -> RenewalReport:
         return RenewalReport(self.seen, self.due, self.renewed, self.elsewhere, self.errors)
 
-    def _note(self, ended: _Ended) -> None:
+    def _take_in(self, ended: _Ended) -> None:
+        error = ended.error
+        if isinstance(error, DelayedError) and error.retry_after is not None:
+            again_at = time.monotonic() + error.retry_after
+            if again_at <= self.patient_until:
+                heapq.heappush(self.delayed, (again_at, next(_order), ended.record))
+                return
+        self._note(ended.record.key, ended)
+
+    def _note(self, key: StoreKey, ended: _Ended) -> None:
         self.done += 1
         if ended.error is not None:
-            self.errors[ended.key] = ended.error
+            self.errors[key] = ended.error
         elif ended.renewed:
             self.renewed += 1
         else:
@@ -244,7 +299,7 @@ class _Run:
         if self.progress is None:
             return
         try:
-            self.progress(RenewalProgress(ended.key, ended.renewed, ended.error, self.done))
+            self.progress(RenewalProgress(key, ended.renewed, ended.error, self.done))
         except Exception as raised:  # noqa: BLE001 - a callback may raise anything, and must not end the walk
             logger.warning("the progress callback failed: %s", type(raised).__name__)
 
@@ -258,5 +313,5 @@ def _shuffled(keys: Iterable[StoreKey]) -> Iterator[StoreKey]:
 
 
 def _require_duration(name: str, value: timedelta) -> None:
-    if not isinstance(value, timedelta) or value < _NOTHING:
-        raise ConfigError(f"{name} is a timedelta, not negative")
+    if not isinstance(value, timedelta) or not _NOTHING <= value <= LONGEST:
+        raise ConfigError(f"{name} is a timedelta from 0 to {LONGEST.days} days")

@@ -13,6 +13,7 @@ from oauth2broker.secret import TokenSecret
 from oauth2broker.stores.base import ANY, BrokerStore, CompareAndSwapOutcome, ExpectedRefresh
 
 Result = TypeVar("Result")
+_END = object()
 
 
 class GuardedStore(BrokerStore):
@@ -45,7 +46,9 @@ class GuardedStore(BrokerStore):
 
     def keys(self) -> Iterator[StoreKey]:
         keys = _guarded(lambda: iter(self._store.keys()))
-        while (key := _guarded(lambda: next(keys, None))) is not None:
+        while (key := _guarded(lambda: next(keys, _END))) is not _END:
+            if not isinstance(key, StoreKey):
+                raise BackendError(f"the store listed what is no key but {type(key).__name__}")
             yield key
 
     @contextmanager
