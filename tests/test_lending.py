@@ -6,8 +6,9 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,20 +187,76 @@ def test_who_comes_late_adopts_what_another_thread_or_process_has_obtained(
     assert provider.token_calls == 1
 
 
-@pytest.mark.parametrize("minimum", [HOUR, 2 * HOUR, HOUR - timedelta(seconds=2)], ids=str)
-def test_tokens_that_never_last_so_long_are_a_mistake_that_calls_nobody(
+@pytest.mark.parametrize("minimum", [2 * HOUR, HOUR + timedelta(seconds=1)], ids=str)
+def test_tokens_that_never_last_so_long_are_a_mistake_that_costs_one_call(
     minimum: timedelta, lender: TokenLender, provider: LoopbackProvider, clock: ManualClock
 ) -> None:
-    """However often one tries; the error names both durations, and the state promises nothing."""
+    """However often one tries within a minute; the error names both durations, the state promises nothing."""
     clock.advance(60)
     context = lender.context(USER_REQUEST, minimum_ttl=minimum)
     assert lender.state(context) is TokenLeaseState.NEEDS_REFRESH
     for _ in range(3):
         with pytest.raises(ConfigError) as caught, lender.lend(context):
             pass
-        assert "last 1:00:00," in str(caught.value)
+        assert "last 1:00:00 " in str(caught.value)
         assert f"minimum_ttl of {minimum}" in str(caught.value)
-    assert provider.token_calls == 0
+    assert provider.token_calls == 1
+
+
+@pytest.mark.parametrize("minimum", [HOUR, HOUR - timedelta(seconds=2)], ids=str)
+def test_a_minimum_that_leaves_nothing_to_spare_does_not_renew_at_every_access(
+    minimum: timedelta, lender: TokenLender, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """A token that has just been obtained will do; a moment later it is a mistake, not a call for each."""
+    clock.advance(60)
+    with lender.lend(lender.context(USER_REQUEST, minimum_ttl=minimum)) as lent:
+        assert lent.record is not None
+        clock.advance(3)
+        for _ in range(3):
+            with pytest.raises(ConfigError):
+                _ = lent.record
+    assert provider.token_calls == 1
+
+
+def test_a_stored_token_that_was_short_from_the_start_says_nothing_of_others(
+    lender: TokenLender, broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """One that was imported when it was old: it is renewed, and the new one lasts."""
+    record = stored(broker)
+    broker.store.save(replace(record, expires_at=record.issued_at + timedelta(minutes=10)))
+    clock.advance(1)
+    with lender.lend(lender.context(USER_REQUEST, minimum_ttl=timedelta(minutes=20))) as lent:
+        assert lent.record.expires_at == clock() + HOUR
+    assert provider.token_calls == 1
+
+
+def test_a_rejected_token_stays_rejected_when_an_older_one_is_rejected_again(
+    lender: TokenLender, provider: LoopbackProvider
+) -> None:
+    """A thread that was slow to notice must not bring back what another has rejected since."""
+    with lender.lend(lender.context(USER_REQUEST)) as lent:
+        first = lent.record
+        second = lent.reject(first)
+        provider.inject(Fault.answer(503))
+        with pytest.raises(TransientError):
+            lent.reject(second)
+        with pytest.raises(TransientError):
+            lent.reject(first)
+        with pytest.raises(ConfigError):
+            lent.reject("the token")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "context",
+    [{"minimum_ttl": timedelta.max}, {"now": datetime(2026, 1, 1)}],
+)
+def test_a_context_that_cannot_be_is_refused(lender: TokenLender, context: dict[str, Any]) -> None:
+    """As a mistake, not as an overflow or a comparison that fails."""
+    made = replace(lender.context(USER_REQUEST), **context)
+    with pytest.raises(ConfigError):
+        lender.state(made)
+    with pytest.raises(ConfigError):
+        lender.state("tenant")  # type: ignore[arg-type]
 
 
 def test_an_expired_token_is_renewed_before_it_is_said_that_none_lasts_so_long(

@@ -21,11 +21,14 @@ def test_the_page_runs(
     namespace: dict[str, Any] = {"broker": broker, "ask_to_log_in_again": lambda *who: asked.append(who)}
     path = DOCS / "upkeep.rst"
     renewing, watching, pruning = blocks(path.read_text(encoding="utf-8"), "python")
+    clock.advance(1000)
     run(renewing, path, namespace)
     assert capsys.readouterr().out == "1 of 1 renewed, 0 by others\n"
+    clock.advance(1000)
     run(watching, path, namespace)
     assert capsys.readouterr().out == "1 user-1 renewed\n"
     provider.revoke_user("alice")
+    clock.advance(1000)
     run(renewing, path, namespace)
     assert asked == [("tenant-acme", "user-1")]
     clock.advance(91 * 86400)

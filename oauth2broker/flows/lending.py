@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,11 +16,14 @@ from oauth2broker.flows.cached import CachedTokenFlow
 from oauth2broker.flows.request import MINIMUM_TTL, PREEMPTIVE_WINDOW, CachedTokenRequest, Need
 from oauth2broker.grants import GrantType
 from oauth2broker.obs import FlowKind
+from oauth2broker.provider.checks import LONGEST
 from oauth2broker.records import TokenRecord, checked_grant
 from oauth2broker.secret import TokenSecret
 
 _RENEWALS_PER_ACCESS = 2
 _LEAST_TO_SPARE = timedelta(seconds=5)
+_LEARNED_SECONDS = 60.0
+_NOTHING = timedelta()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +39,11 @@ class _Wish:
     def is_served(self, record: TokenRecord, now: datetime) -> bool:
         return self.request.window_at(record, now) is not Need.MANDATORY
 
-    def require_possible(self, record: TokenRecord) -> None:
-        """Raise :class:`ConfigError` when a token as fresh as ``record`` once was would not do for long."""
-        if record.expires_at is None:
-            return
-        lifetime = record.expires_at - record.issued_at
+    def require_possible(self, lifetime: timedelta) -> None:
+        """Raise :class:`ConfigError` when a token that lasts for ``lifetime`` would not do for long."""
         if lifetime - self.minimum_ttl < min(lifetime / 10, _LEAST_TO_SPARE):
             raise ConfigError(
-                f"tokens of {record.family.provider} last {lifetime}, "
-                f"too short for a minimum_ttl of {self.minimum_ttl}"
+                f"tokens last {lifetime} (the latest did), too short for a minimum_ttl of {self.minimum_ttl}"
             )
 
 
@@ -59,6 +59,7 @@ class LentToken:
         self._is_over = False
         self._owner = threading.get_ident()
         self._given = threading.local()
+        self._rejected: set[str] = set()
         self._given_to_owner = obtain(wish)
 
     @property
@@ -88,7 +89,12 @@ class LentToken:
         """
         self._require_lent()
         refused = getattr(self._given, "last", self._given_to_owner) if record is None else record
-        self._wish = replace(self._wish, request=self._wish.request.rejecting(refused))
+        if not isinstance(refused, TokenRecord):
+            raise ConfigError(f"record is a TokenRecord, not {type(refused).__name__}")
+        fingerprint = refused.access_token.fingerprint()
+        if fingerprint not in self._rejected:  # else a later one has been rejected since, and stays so
+            self._rejected.add(fingerprint)
+            self._wish = replace(self._wish, request=self._wish.request.rejecting(refused))
         return self.record
 
     def _end(self) -> None:
@@ -100,7 +106,7 @@ class LentToken:
 
 
 class TokenLender:
-    """A :class:`TokenLease` on a broker, for the tokens of one grant. Immutable, safe to share.
+    """A :class:`TokenLease` on a broker, for the tokens of one grant. Safe to share between threads.
 
     ``grant`` says whose tokens: users' (``authorization_code``) or the client's own
     (``client_credentials``). Raises :class:`ConfigError` for any other.
@@ -110,6 +116,7 @@ class TokenLender:
         self._broker = broker
         self._grant = checked_grant(grant)
         self._clock = broker.clock
+        self._learned: tuple[float, timedelta] | None = None
         self._serve: Callable[[CachedTokenRequest], TokenRecord]
         self._flow: CachedTokenFlow
         match self._grant:
@@ -174,12 +181,16 @@ class TokenLender:
 
     def _wish(self, context: TokenLeaseContext) -> _Wish:
         """Make a wish of a context: renewed ahead by a minute more than the token must last."""
+        if not isinstance(context, TokenLeaseContext):
+            raise ConfigError(f"context is a TokenLeaseContext, not {type(context).__name__}")
+        if context.now.utcoffset() is None:
+            raise ConfigError("the context's now is an aware datetime")
         if context.provider != self._broker.descriptor.id:
             raise ConfigError(
                 f"the context is one of {context.provider}, not of {self._broker.descriptor.id}"
             )
-        if not isinstance(context.minimum_ttl, timedelta) or context.minimum_ttl < timedelta():
-            raise ConfigError("minimum_ttl is a timedelta, not negative")
+        if not isinstance(context.minimum_ttl, timedelta) or not _NOTHING <= context.minimum_ttl <= LONGEST:
+            raise ConfigError(f"minimum_ttl is a timedelta from 0 to {LONGEST.days} days")
         request = CachedTokenRequest(
             context.tenant,
             context.principal,
@@ -191,15 +202,30 @@ class TokenLender:
         return _Wish(request, context.minimum_ttl)
 
     def _obtain(self, wish: _Wish) -> TokenRecord:
+        began = self._clock()
         record = self._serve(wish.request)
         for _ in range(_RENEWALS_PER_ACCESS):
             if wish.is_met(record, self._clock()):
                 return record
-            wish.require_possible(record)
+            self._learn(record, began)
+            self._require_possible(wish)
             record = self._renew(wish.request, record)
+            self._learn(record, began)
         if wish.is_met(record, self._clock()):
             return record
+        self._require_possible(wish)
         raise TransientError("the renewal took too long for the token to last")
+
+    def _learn(self, record: TokenRecord, since: datetime) -> None:
+        """Note how long the provider's tokens last, by one that it has issued since then."""
+        if record.expires_at is not None and record.issued_at >= since:
+            self._learned = time.monotonic(), record.expires_at - record.issued_at
+
+    def _require_possible(self, wish: _Wish) -> None:
+        """Raise :class:`ConfigError` for a wish that the provider did not fulfil a moment ago."""
+        learned = self._learned
+        if learned is not None and time.monotonic() - learned[0] < _LEARNED_SECONDS:
+            wish.require_possible(learned[1])
 
     def _renew(self, request: CachedTokenRequest, seen: TokenRecord) -> TokenRecord:
         """Renew what still works. A token that came since ``seen`` was served is adopted, not replaced."""
