@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -128,6 +129,14 @@ def test_a_revoked_grant_asks_for_a_login(fake: FakeProvider, app: Broker, clock
         renew(app)
 
 
+def test_consent_that_nobody_gave_cannot_be_withdrawn(fake: FakeProvider, app: Broker) -> None:
+    """A slip in the name is said, with those who did; nobody's grant ends."""
+    token = log_in(fake, app)
+    with pytest.raises(ConfigError, match=r"'alise' granted nothing.*\['alice'\]"):
+        fake.revoke_grant("alise")
+    assert fake.is_live(token)
+
+
 def test_a_service_gets_a_token_without_a_refresh_token(fake: FakeProvider, app: Broker) -> None:
     """Client credentials (RFC 6749 section 4.4)."""
     record = app.client_credentials(SERVICE)
@@ -143,6 +152,22 @@ def test_logging_out_revokes_at_the_provider(fake: FakeProvider, app: Broker) ->
     assert not fake.is_live(token)
     assert [call.endpoint for call in fake.calls] == ["token", "revocation"]
     assert len(fake.token_calls) == 1
+
+
+def test_where_only_access_tokens_are_revoked_the_grant_ends_with_them(clock: FrozenClock) -> None:
+    """The broker sends no refresh token there, and yet nobody can renew with it."""
+    descriptor = described(quirks=ProviderQuirks(revoke_access_token=True))
+    renewal = {"grant_type": "refresh_token", "refresh_token": "refresh-token-1"}
+    with FakeProvider(descriptor, clock=clock) as fake, client_of(fake, clock) as app:
+        token = log_in(fake, app)
+        app.revoke(REQUEST)
+        assert fake.calls[-1].params["token"] == token
+        assert present(fake, **renewal)["error"] == "invalid_grant"
+    with FakeProvider(clock=clock) as fake, client_of(fake, clock) as app:
+        revoke_url = str(fake.descriptor.revocation_endpoint)
+        form = {"token": log_in(fake, app), "client_id": "client-id"}
+        assert requests.post(revoke_url, data=form, timeout=5).status_code == 200
+        assert present(fake, **renewal)["status"] == 200
 
 
 def present(fake: FakeProvider, **form: str) -> dict[str, Any]:
@@ -441,6 +466,25 @@ def test_an_outage_lasts_as_long_as_its_block(fake: FakeProvider, app: Broker, c
         assert fake.is_live(app.refresh_access_token(REQUEST).access_token.expose())
 
 
+def test_an_outage_inside_another_ends_alone(fake: FakeProvider) -> None:
+    """The outer one goes on, also when the inner one ends by an exception; no script is used up meanwhile."""
+    fake.will_refuse("slow_down")
+
+    def ask() -> int:
+        return requests.post(fake.descriptor.token_endpoint, timeout=5).status_code
+
+    with fake.outage(503):
+        with fake.outage(500):
+            assert ask() == 500
+        assert ask() == 503
+        with suppress(ZeroDivisionError), fake.outage(error=requests.ConnectionError("no route")):
+            with pytest.raises(requests.ConnectionError, match="no route"):
+                ask()
+            raise ZeroDivisionError
+        assert ask() == 503
+    assert ask() == 400
+
+
 def test_what_no_call_asked_for_fails_the_test() -> None:
     """A script that the program did not get to is a wrong test or a wrong program; unless that is allowed."""
     with pytest.raises(AssertionError, match=r"no call asked for will_issue\(access_token\)"):
@@ -497,6 +541,7 @@ def test_an_error_of_the_program_says_which_call_was_not_prepared(clock: FrozenC
         lambda fake: fake.will_refuse(endpoint="authorization"),
         lambda fake: fake.will_fail("no exception"),
         lambda fake: fake.api("GET", "no url"),
+        lambda fake: fake.api("GET", "ftp://api.example.com/me"),
         lambda fake: fake.add_endpoint("introspection", ME),
         lambda fake: fake.log_in(Broker(fake.descriptor, "client-id", "secret"), "tenant", "user"),
         lambda fake: FakeProvider("github"),  # type: ignore[arg-type]
@@ -571,6 +616,59 @@ def test_a_token_goes_where_the_provider_wants_it(clock: FrozenClock) -> None:
         assert [call.user for call in me.calls] == ["alice", None]
 
 
+def test_of_apis_that_overlap_the_last_one_answers(fake: FakeProvider, app: Broker) -> None:
+    """However often; the others stay where they are for the rest of their addresses."""
+    token = log_in(fake, app)
+    every = fake.api("GET", re.compile(r"https://api\.example\.com/"), body="every")
+    me = fake.api("GET", ME, body="me")
+    asked = [ME, ME, "https://api.example.com/other", ME, "https://api.example.com/other?page=2"]
+    assert [get(url, token).text for url in asked] == ["me", "me", "every", "me", "every"]
+    assert (len(every.calls), len(me.calls)) == (2, 3)
+    fake.api("GET", ME, body="new")
+    assert [get(ME, token).text for _ in range(3)] == ["new"] * 3
+
+
+def test_apis_are_told_apart_by_the_query_of_their_urls(fake: FakeProvider, app: Broker) -> None:
+    """A call must have it, in any order and beside others; one without is not prepared for."""
+    token = log_in(fake, app)
+    for page in ("1", "2"):
+        fake.api("GET", f"{ME}?page={page}&q=a%20b", body=page)
+    asked = [f"{ME}?q=a+b&page=1", f"{ME}?page=2&q=a+b&size=9", f"{ME}?page=1&q=a%20b"]
+    assert [get(url, token).text for url in asked] == ["1", "2", "1"]
+    fake.api("GET", f"{ME}?flag=", body="flag")
+    assert [get(url, token).text for url in (f"{ME}?flag=", asked[0])] == ["flag", "1"]
+
+
+@pytest.mark.parametrize("query", ["", "?page=3", "?page=", "?page=11", "?pages=1"])
+def test_an_api_with_a_query_does_not_answer_without(query: str, clock: FrozenClock) -> None:
+    """The test fails, and the error says what there is."""
+
+    def stray() -> None:
+        with FakeProvider(clock=clock) as fake:
+            fake.api("GET", f"{ME}?page=1")
+            with pytest.raises(requests.ConnectionError, match=re.escape(f"GET {ME}?page=1")):
+                get(f"{ME}{query}", "any")
+
+    with pytest.raises(AssertionError, match=f"nobody prepared an answer to GET {ME}$"):
+        stray()
+
+
+def test_endpoints_can_differ_by_their_query_alone(clock: FrozenClock) -> None:
+    """Each call arrives where it belongs."""
+    base = "https://site.example.com/?oauth="
+    descriptor = described(
+        token_endpoint=f"{base}token",
+        revocation_endpoint=f"{base}revoke",
+        authorization_endpoint=f"{base}ask",
+    )
+    with FakeProvider(descriptor, clock=clock) as fake, client_of(fake, clock) as app:
+        token = log_in(fake, app)
+        renew(app)
+        app.revoke(REQUEST)
+        assert not fake.is_live(token)
+        assert [call.endpoint for call in fake.calls] == ["token", "token", "revocation"]
+
+
 # With others.
 
 
@@ -591,8 +689,19 @@ def test_it_leaves_a_mock_of_the_users_own_for_the_same_address_in_place(clock: 
     with responses.RequestsMock(assert_all_requests_are_fired=False) as web:
         own = web.post(default_descriptor().token_endpoint, json={})
         with FakeProvider(clock=clock, mock=web):
-            assert len(web.registered()) == 4
+            assert len(web.registered()) == 2
         assert web.registered() == [own]
+
+
+def test_a_provider_that_was_not_called_is_no_mistake() -> None:
+    """Not even where the user's mock counts: it wants calls of its own responses only."""
+    with FakeProvider(mock=responses.RequestsMock()) as fake:
+        fake.mock.start()
+        fake.mock.stop()
+        fake.mock.start()
+        fake.mock.get(ME)
+        with pytest.raises(AssertionError, match=re.escape(f"[('GET', '{ME}')]")):
+            fake.mock.stop()
 
 
 def test_two_providers_share_a_mock(clock: FrozenClock) -> None:
@@ -608,12 +717,38 @@ def test_two_providers_share_a_mock(clock: FrozenClock) -> None:
         assert (len(one.calls), len(two.calls)) == (1, 1)
 
 
-def test_a_mock_of_the_users_own_for_the_same_address_wins(fake: FakeProvider, app: Broker) -> None:
-    """The one that was added last, as is usual in responses."""
-    fake.mock.post(fake.descriptor.token_endpoint, status=400, json={"error": "invalid_client"})
-    with pytest.raises(InvalidClientError):
-        app.client_credentials(SERVICE)
-    assert fake.calls == ()
+def test_of_two_providers_at_one_address_the_later_one_answers(clock: FrozenClock) -> None:
+    """As often as it is asked, and as long as it is there; then the first one is back."""
+    with (
+        responses.RequestsMock(assert_all_requests_are_fired=False) as web,
+        FakeProvider(clock=clock, mock=web) as one,
+    ):
+        with FakeProvider(clock=clock, mock=web) as two:
+            for _ in range(3):
+                present(two, grant_type="client_credentials")
+            assert (len(one.calls), len(two.calls)) == (0, 3)
+        present(one, grant_type="client_credentials")
+        assert (len(one.calls), len(two.calls)) == (1, 3)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_mock_of_the_users_own_for_the_same_address_wins(is_first: bool, clock: FrozenClock) -> None:
+    """Added before or after, at every call; the provider keeps its other addresses."""
+    refusal: dict[str, Any] = {"status": 400, "json": {"error": "invalid_client"}}
+    with responses.RequestsMock() as web:
+        if is_first:
+            web.post(default_descriptor().token_endpoint, **refusal)
+        with FakeProvider(clock=clock, mock=web) as fake, client_of(fake, clock) as app:
+            if not is_first:
+                web.post(fake.descriptor.token_endpoint, **refusal)
+            for _ in range(2):
+                clock.advance(60)
+                with pytest.raises(InvalidClientError):
+                    app.client_credentials(SERVICE)
+            assert fake.calls == ()
+            me = fake.api("GET", ME)
+            assert get(ME, "unknown").status_code == 401
+            assert len(me.calls) == 1
 
 
 def test_fifty_threads_make_one_renewal(fake: FakeProvider, app: Broker, clock: FrozenClock) -> None:
@@ -744,5 +879,30 @@ def test_the_package_for_tests_needs_no_extra() -> None:
     )
     assert (done.stdout, done.stderr) == (
         "module 'oauth2broker.testing' has no attribute 'Nothing'\n",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "from oauth2broker.testing import FakeProvider",
+        "import oauth2broker.testing.fake_provider",
+        "from oauth2broker.testing import *",
+    ],
+)
+def test_without_the_extra_the_error_names_it(wanted: str) -> None:
+    """Whichever way FakeProvider is asked for; the rest of the package is there."""
+    program = (
+        "import sys\n"
+        "sys.modules['responses'] = None\n"
+        "from oauth2broker.testing import FrozenClock, LoopbackProvider\n"
+        f"try:\n    {wanted}\nexcept ImportError as error:\n    print(error, error.name, sep='|')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, encoding="utf-8", check=False
+    )
+    assert (done.stdout, done.stderr) == (
+        'FakeProvider needs the package responses: pip install "oauth2broker[testing]"|responses\n',
         "",
     )

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from oauth2broker.testing._answer import Answer
-from oauth2broker.testing._fake_calls import ApiCall
+from oauth2broker.testing._fake_calls import ApiCall, without_query
 from oauth2broker.testing._fake_script import Fail, Refuse, Reply, Script, built_answer, checked_failure
+from oauth2broker.testing._ledger import AccessToken
+
+if TYPE_CHECKING:
+    from requests import PreparedRequest
 
 
 class FakeApi:
@@ -16,14 +22,12 @@ class FakeApi:
     Made by :meth:`FakeProvider.api`. Safe to use from several threads.
     """
 
-    def __init__(
-        self, name: str, answer: Answer, scope: tuple[str, ...], snapshot: Callable[[], tuple[ApiCall, ...]]
-    ) -> None:
+    def __init__(self, name: str, answer: Answer, scope: tuple[str, ...]) -> None:
         self._name = name
-        self._snapshot = snapshot
         self._answer = answer
         self._scope = scope
         self._script = Script()
+        self._calls: list[ApiCall] = []
 
     def __repr__(self) -> str:
         return f"<FakeApi {self._name}>"
@@ -31,7 +35,7 @@ class FakeApi:
     @property
     def calls(self) -> tuple[ApiCall, ...]:
         """The calls so far, in order of arrival."""
-        return self._snapshot()
+        return tuple(self._calls)
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -57,6 +61,17 @@ class FakeApi:
     def will_fail(self, error: Exception | type[Exception], *, times: int = 1) -> None:
         """Raise ``error`` in the next ``times`` calls, as requests does without a network."""
         self._script.add(checked_failure(error), times)
+
+    def _serve(self, request: PreparedRequest, token: AccessToken | None, at: datetime) -> Answer:
+        """Answer or raise, and remember the call; ``token`` is the live one on it. One call at a time."""
+        user = None if token is None else token.family.subject
+        call = ApiCall(str(request.method), without_query(request), user, at, request)
+        answer = self._decide(None if token is None else token.scope)
+        if isinstance(answer, Exception):
+            self._calls.append(call)
+            raise answer
+        self._calls.append(replace(call, status=answer.status))
+        return answer
 
     def _decide(self, scope: tuple[str, ...] | None) -> Answer | Exception:
         """Say what a call gets that brought a live token of ``scope``, or none."""

@@ -81,12 +81,16 @@ class ScriptedEndpoints:
     def outage(
         self, status: int = 503, *, headers: Mapping[str, str] | None = None, error: Exception | None = None
     ) -> Iterator[None]:
-        """Let every call of token and revocation endpoint meet ``status``, or ``error``, until left."""
+        """Let every call of token and revocation endpoint meet ``status``, or ``error``, until left.
+
+        One inside another goes before it; then the outer one is back.
+        """
+        before = self._outage
         self._outage = Reply(built_answer(status, headers=headers)) if error is None else Fail(error)
         try:
             yield
         finally:
-            self._outage = None
+            self._outage = before
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -103,8 +107,9 @@ class ScriptedEndpoints:
     def _answer(self, server: FakeServer, call: FakeCall) -> Answer | Exception:
         is_revocation = call.endpoint == Endpoint.REVOCATION
         script = self._scripts["revocation" if is_revocation else "token"]
-        step = self._outage or script.peek()
-        if step is not None and step is not self._outage and not isinstance(step, Issue):
+        outage = self._outage
+        step = outage or script.peek()
+        if outage is None and isinstance(step, Refuse | Reply | Fail):
             script.take()
         if isinstance(step, Fail):
             return step.error

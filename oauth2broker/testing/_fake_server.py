@@ -46,6 +46,9 @@ class _Books(Ledger):
         found = self._codes.get(code)
         return "" if found is None else found.family.client_id
 
+    def subjects(self) -> set[str]:
+        return {family.subject for family in self._families}
+
     def end_access_tokens(self) -> None:
         for token in self._access.values():
             token.revoked = True

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import requests
-import responses
+
+try:
+    import responses
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f'FakeProvider needs the package {error.name}: pip install "oauth2broker[testing]"', name=error.name
+    ) from error
 
 from oauth2broker.errors import ConfigError
 from oauth2broker.provider.descriptor import ProviderDescriptor
@@ -21,6 +26,7 @@ from oauth2broker.testing._answer import Answer
 from oauth2broker.testing._fake_api import FakeApi
 from oauth2broker.testing._fake_calls import ApiCall, FakeCall, read_call, token_on, without_query
 from oauth2broker.testing._fake_endpoints import ScriptedEndpoints
+from oauth2broker.testing._fake_routes import Route
 from oauth2broker.testing._fake_script import built_answer
 from oauth2broker.testing._fake_server import FakeServer, default_descriptor
 
@@ -33,7 +39,6 @@ __all__ = ["ApiCall", "FakeApi", "FakeCall", "FakeProvider"]
 REDIRECT_URI = "https://app.example.com/callback"
 _LIFETIME = timedelta(hours=1)
 _UNMATCHED = "Connection refused by Responses"
-_Handler = Callable[[requests.PreparedRequest], Answer]
 
 
 def _utc_now() -> datetime:
@@ -80,7 +85,7 @@ class FakeProvider(ScriptedEndpoints):
         self.mock = responses.RequestsMock(assert_all_requests_are_fired=False) if mock is None else mock
         self._allow_unused = allow_unused
         self._calls: list[FakeCall] = []
-        self._routes: list[_Route] = []
+        self._door = _Door(self.descriptor.id, self.mock)
         self._is_entered = False
         self._before = 0
         self._add_endpoints()
@@ -95,8 +100,7 @@ class FakeProvider(ScriptedEndpoints):
             self.mock.start()
         self._before = len(self.mock.calls)
         self._is_entered = True
-        for route in self._routes:
-            self.mock.add(route)
+        self.mock.add(self._door)
         return self
 
     def __exit__(
@@ -107,8 +111,7 @@ class FakeProvider(ScriptedEndpoints):
     ) -> None:
         complaints = [f"nobody prepared an answer to {call}" for call in self._unmatched()]
         self._is_entered = False
-        for route in self._routes:
-            self.mock.remove(route)
+        self.mock.remove(self._door)
         if self._is_ours:
             self.mock.stop(allow_assert=False)
             self.mock.reset()
@@ -170,12 +173,18 @@ class FakeProvider(ScriptedEndpoints):
             self._server.books.end_access_tokens()
 
     def revoke_grant(self, user: str | None = None) -> None:
-        """The user withdrew consent (None: all did): their tokens are dead, renewing is invalid_grant."""
+        """The user withdrew consent (None: all did): their tokens are dead, renewing is invalid_grant.
+
+        Raises :class:`ConfigError` for a user who never gave it.
+        """
         with self._lock:
+            books = self._server.books
             if user is None:
-                self._server.books.revoke_all()
+                books.revoke_all()
+            elif user in books.subjects():
+                books.revoke_subject(user)
             else:
-                self._server.books.revoke_subject(user)
+                raise ConfigError(f"{user!r} granted nothing; who did: {sorted(books.subjects())}")
 
     def is_live(self, access_token: str) -> bool:
         """Whether an API would take this access token now."""
@@ -208,29 +217,25 @@ class FakeProvider(ScriptedEndpoints):
     ) -> FakeApi:
         """Put up an API that takes this provider's tokens where they belong (RFC 6750 section 2.1).
 
-        It answers as given, 401 without a live token, 403 to a token without all of ``scope``. ``url`` is
-        taken without its query; a pattern must match the beginning of the whole address.
+        It answers as given, 401 without a live token, 403 to a token without all of ``scope``. What ``url``
+        has in its query a call must have, too, among others; a pattern must match the beginning of the whole
+        address. Where several fit, the one that was put up last answers. Raises :class:`ConfigError`.
         """
         needed = tuple(scope.split() if isinstance(scope, str) else scope)
-        calls: list[ApiCall] = []
-        api = FakeApi(
-            f"{method.upper()} {getattr(url, 'pattern', url)}",
-            built_answer(status, json, body, headers),
-            needed,
-            lambda: tuple(calls),
-        )
+        name = f"{method.upper()} {getattr(url, 'pattern', url)}"
+        api = FakeApi(name, built_answer(status, json, body, headers), needed)
+        self._door.add(Route.to({method.upper()}, url, partial(self._serve_api, api)))
         self._apis.append(api)
-        self._add_route(_Route({method.upper()}, url, lambda request: self._serve_api(api, calls, request)))
         return api
 
     def add_endpoint(self, endpoint: str, url: str, *, method: str = "POST") -> None:
         """Answer at another address, too: where a strategy sends its renewals or revocations.
 
-        ``endpoint`` is ``token``, ``refresh`` or ``revocation``.
+        ``endpoint`` is ``token``, ``refresh`` or ``revocation``; ``url`` is as for :meth:`api`.
         """
         if endpoint not in (Endpoint.TOKEN, Endpoint.REFRESH, Endpoint.REVOCATION):
             raise ConfigError("endpoint is token, refresh or revocation")
-        self._add_route(_Route({method.upper()}, url, partial(self._serve_endpoint, Endpoint(endpoint))))
+        self._door.add(Route.to({method.upper()}, url, partial(self._serve_endpoint, Endpoint(endpoint))))
 
     # What answers.
 
@@ -242,14 +247,9 @@ class FakeProvider(ScriptedEndpoints):
         for endpoint, url in addresses.items():
             if url is not None and url not in taken:
                 taken.add(url)
-                self._add_route(_Route(post, url, partial(self._serve_endpoint, endpoint)))
+                self._door.add(Route.to(post, url, partial(self._serve_endpoint, endpoint)))
         if found.authorization_endpoint is not None and found.authorization_endpoint not in taken:
-            self._add_route(_Route({"GET"}, found.authorization_endpoint, self._redirect))
-
-    def _add_route(self, route: _Route) -> None:
-        self._routes.append(route)
-        if self._is_entered:
-            self.mock.add(route)
+            self._door.add(Route.to({"GET"}, found.authorization_endpoint, self._redirect))
 
     def _redirect(self, request: requests.PreparedRequest) -> Answer:
         return Answer.of_redirect(self.browse(str(request.url)))
@@ -265,22 +265,10 @@ class FakeProvider(ScriptedEndpoints):
             self._calls.append(call.answered(answer.status, answer.error))
             return answer
 
-    def _serve_api(self, api: FakeApi, calls: list[ApiCall], request: requests.PreparedRequest) -> Answer:
+    def _serve_api(self, api: FakeApi, request: requests.PreparedRequest) -> Answer:
         with self._lock:
             token = self._server.books.live_access(token_on(self.descriptor, request))
-            call = ApiCall(
-                str(request.method),
-                without_query(request),
-                None if token is None else token.family.subject,
-                self._clock(),
-                request,
-            )
-            answer = api._decide(None if token is None else token.scope)
-            if isinstance(answer, Exception):
-                calls.append(call)
-                raise answer
-            calls.append(replace(call, status=answer.status))
-            return answer
+            return api._serve(request, token, self._clock())
 
     def _unmatched(self) -> list[str]:
         """Give the calls to addresses that nobody prepared, each once."""
@@ -292,33 +280,47 @@ class FakeProvider(ScriptedEndpoints):
         return list(dict.fromkeys(found))
 
 
-class _Route(responses.BaseResponse):
-    """Answers one address, whatever its query."""
+class _Door(responses.BaseResponse):
+    """Where a mock finds all that a provider answers.
 
-    def __init__(self, methods: set[str], url: str | re.Pattern[str], handler: _Handler) -> None:
-        address = url if isinstance(url, re.Pattern) else _as_sent(url)
-        super().__init__(f"{'|'.join(sorted(methods))} (FakeProvider)", address)  # equal to no other's
-        self._methods = methods
-        self._handler = handler
+    One for all: of two responses that fit, a mock throws one away. So this one fits only where no mock of the
+    user's own does, and no provider that came later.
+    """
+
+    def __init__(self, provider_id: str, mock: responses.RequestsMock) -> None:
+        super().__init__("FakeProvider", provider_id)
+        self._mock = mock
+        self._routes: list[Route] = []
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     @property
     def call_count(self) -> int:
-        """At least one: an endpoint that was not called is no mistake."""
+        """At least one: a provider that was not called is no mistake."""
         return max(1, len(self.calls))
 
+    def add(self, route: Route) -> None:
+        """Go before those that are there."""
+        self._routes.append(route)
+
+    def fits(self, request: requests.PreparedRequest) -> bool:
+        """Whether one of the routes does."""
+        return any(route.fits(request) for route in self._routes)
+
     def matches(self, request: requests.PreparedRequest) -> tuple[bool, str]:
-        """Whether the request is for this address."""
-        if request.method not in self._methods:
-            return False, "Method does not match"
-        if isinstance(self.url, re.Pattern):
-            fits = bool(self.url.match(str(request.url)))
-        else:
-            fits = without_query(request) == self.url
-        return fits, "" if fits else "URL does not match"
+        """Whether this provider, and nobody else, answers the request."""
+        if not self.fits(request):
+            return False, f"answers {', '.join(map(str, self._routes))}"
+        return (False, "Another mock answers") if self._yields(request) else (True, "")
 
     def get_response(self, request: requests.PreparedRequest) -> Any:
         """Give the answer as urllib3 does, or raise."""
-        answer = self._handler(request)
+        route = next(route for route in reversed(self._routes) if route.fits(request))
+        answer = route.handler(request)
         headers = dict(answer.headers)
         kind = headers.pop("Content-Type", None)
         ready = responses.Response(
@@ -331,11 +333,14 @@ class _Route(responses.BaseResponse):
         )
         return ready.get_response(request)
 
-
-def _as_sent(url: str) -> str:
-    """Give an address as requests writes it, without its query. Raises :class:`ConfigError`."""
-    try:
-        return without_query(requests.Request("GET", url).prepare())
-    except (ValueError, TypeError):
-        pass
-    raise ConfigError("url is an http or https URL")
+    def _yields(self, request: requests.PreparedRequest) -> bool:
+        is_later = False
+        for other in self._mock.registered():
+            if other is self:
+                is_later = True
+            elif not isinstance(other, _Door):
+                if other.matches(request)[0]:
+                    return True
+            elif is_later and other.fits(request):
+                return True
+        return False
