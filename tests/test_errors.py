@@ -14,6 +14,7 @@ from oauth2broker import (
     BackendError,
     BrokerError,
     ConfigError,
+    DelayedError,
     InsufficientScopeError,
     InvalidClientError,
     InvalidGrantError,
@@ -36,6 +37,7 @@ PARENTS: dict[type[BrokerError], type[Exception]] = {
     RevokedError: InvalidGrantError,
     InsufficientScopeError: BrokerError,
     TransientError: BrokerError,
+    DelayedError: TransientError,
     TransportError: BrokerError,
     StoreError: BrokerError,
     SerializationError: StoreError,
@@ -43,7 +45,7 @@ PARENTS: dict[type[BrokerError], type[Exception]] = {
 }
 EVERY = list(PARENTS)
 REAUTHORIZE = {InvalidGrantError, AuthorizationRequiredError, RevokedError}
-RETRYABLE = {TransientError, TransportError, BackendError}
+RETRYABLE = {TransientError, DelayedError, TransportError, BackendError}
 CALLBACK = [AuthorizationError, StateMismatchError]
 
 every_error = pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
