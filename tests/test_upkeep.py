@@ -506,6 +506,35 @@ def test_a_record_that_cannot_be_read_is_reported_and_a_listing_that_breaks_rais
             broker.prune()
 
 
+@pytest.mark.parametrize("odd", ["a digest", None])
+def test_a_store_that_lists_what_is_no_key_says_so(
+    users: Broker, provider: LoopbackProvider, odd: object
+) -> None:
+    """Rather than to end the walk as if there were no more, or with an error that is none of ours."""
+
+    class Odd(MemoryStore):
+        def keys(self) -> Iterator[StoreKey]:
+            yield odd  # type: ignore[misc]
+
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=Odd()) as broker:
+        with pytest.raises(BackendError):
+            broker.renew_due(within=HOUR)
+        with pytest.raises(BackendError):
+            broker.prune()
+
+
+def test_a_token_for_a_resource_is_renewed_for_it(broker: Broker, provider: LoopbackProvider) -> None:
+    """The walk asks for what the record was obtained for."""
+    resource = "https://api.example.com/v1"
+    session = broker.start_authorization(TENANT, "user-1", SCOPE, REDIRECT_URI, resource=resource)
+    old = broker.complete_authorization(session, provider.browse(session.authorize_url))
+    broker.store.save(replace(old, expires_at=old.issued_at))
+    assert broker.renew_due(within=HOUR, jitter=AT_ONCE).renewed == 1
+    new = broker.store.fetch(old.key)
+    assert new is not None
+    assert (new.resource, new.expires_at) == (resource, old.expires_at)
+
+
 def test_observers_see_each_renewal(users: Broker, provider: LoopbackProvider, clock: ManualClock) -> None:
     """A span per token, of the stage renew_due."""
     events: list[FlowEvent] = []

@@ -72,6 +72,7 @@ class BrokerSession(OAuth2Session):  # type: ignore[misc]
         signer: Any | None = None,
         token: Mapping[str, Any] | None = None,
     ) -> None:
+        """Make a session for the token that ``broker`` has for ``request``; see the class."""
         given = GivenToken(token)
         del token  # from here on nothing plain is in this frame
         if not isinstance(broker, Broker):
