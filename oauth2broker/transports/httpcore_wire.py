@@ -6,7 +6,6 @@ httpx and httpcore bound each read by itself; a peer that drips a byte at a time
 from __future__ import annotations
 
 import logging
-import select
 import socket
 import ssl
 import time
@@ -23,9 +22,6 @@ from oauth2broker.transports.base import HttpRequest, require_public
 
 TARGET = "oauth2broker_target"  # not "target", which httpcore would send to a proxy as well
 """The extension of a request that holds its target as it is, not quoted anew."""
-
-_IDLE_CONNECTIONS = 32
-_IDLE_SECONDS = 30.0
 
 
 class Progress:
@@ -127,24 +123,11 @@ class _DeadlineStream(httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         if info == "ssl_object":
             return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
-        if info == "is_readable":
-            return _is_readable(self._socket)
         return self._socket if info == "socket" else None
 
     def _deadline(self) -> float:
         progress = current.get()
         return progress.end_by if self._is_last else progress.connect_by
-
-
-def _is_readable(sock: socket.socket) -> bool:
-    """Whether something can be read without waiting: of an idle connection, its end."""
-    if sock.fileno() < 0:
-        return True
-    if not hasattr(select, "poll"):
-        return bool(select.select([sock], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 class _DeadlineBackend(httpcore.NetworkBackend):
@@ -182,17 +165,15 @@ def _connect(found: list[tuple[Any, ...]], deadline: float) -> socket.socket:
 
 
 class Wire(httpx.BaseTransport):
-    """httpcore's pool over connections that keep a deadline.
+    """One connection of httpcore's that keeps a deadline.
 
-    ``proxy`` is its URL or None. Serves requests while :data:`current` says what is sent.
+    ``proxy`` is its URL or None. Serves a request while :data:`current` says what is sent.
     """
 
     def __init__(self, tls: ssl.SSLContext | None, proxy: str | None) -> None:
         settings: dict[str, Any] = {
             "ssl_context": tls,
-            "max_connections": None,
-            "max_keepalive_connections": _IDLE_CONNECTIONS,
-            "keepalive_expiry": _IDLE_SECONDS,
+            "max_keepalive_connections": 0,
             "network_backend": _DeadlineBackend(proxy is not None),
         }
         self._pool: httpcore.ConnectionPool

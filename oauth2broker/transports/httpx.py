@@ -14,7 +14,6 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from oauth2broker.errors import BrokerError, ConfigError, TransientError, TransportError
-from oauth2broker.forking import forget_in_children
 from oauth2broker.grants import GrantType
 from oauth2broker.provider.strategy import ProviderStrategy
 from oauth2broker.transports.base import (
@@ -39,9 +38,10 @@ class HttpxHttpClient:
     """Sends token requests with httpx. Safe to share between threads; forgets its connections after a fork.
 
     No redirects, no cookies, no ``.netrc``; at most 1 MiB of body; at most ``connect_timeout`` seconds
-    before the request goes out (name resolution, connecting and the TLS handshake together) and
-    ``total_timeout`` seconds for one send, however slowly headers or body drip in. https only, except to
-    loopback hosts; a request that presents a single-use credential rides a connection of its own. HTTP/1.1.
+    before the request goes out (connecting and the TLS handshake together; nothing goes out when name
+    resolution, which cannot be interrupted, took longer) and ``total_timeout`` seconds for one send, however
+    slowly headers or body drip in. https only, except to loopback hosts. HTTP/1.1; each request rides a
+    connection of its own, because what a server sends too much must not be read as the answer to the next.
 
     ``verify`` is True or the path of a CA bundle, ``cert`` the path of a client certificate, or certificate
     and key. ``proxy`` is the URL of an http proxy for https requests; None: what the environment says.
@@ -71,8 +71,6 @@ class HttpxHttpClient:
         self._total_timeout = total_timeout
         self._transport = transport
         self._tls = None if transport is not None else _tls_context(verify, cert)
-        self._pooled: dict[str | None, Wire] = {}
-        forget_in_children(self)
 
     @property
     def presents_certificate(self) -> bool:
@@ -106,16 +104,9 @@ class HttpxHttpClient:
         raise NeverSentError(failed)
 
     def close(self) -> None:
-        """Close the idle connections, or the transport that was given."""
-        pooled, self._pooled = self._pooled, {}
-        for wire in pooled.values():
-            wire.close()
+        """Close the transport that was given."""
         if self._transport is not None:
             self._transport.close()
-
-    def forget_after_fork(self) -> None:
-        """The pooled connections are the parent's."""
-        self._pooled = {}
 
     def _send(self, request: HttpRequest, metadata: ResponseMetadataSlot, progress: Progress) -> HttpResponse:
         prepared = self._prepare(request)
@@ -143,14 +134,10 @@ class HttpxHttpClient:
         )
 
     def _wire_for(self, request: HttpRequest) -> Any:
-        """Give a context manager: the caller's transport, a connection of its own, or the pool."""
+        """Give a context manager: the caller's transport, or a connection of its own."""
         if self._transport is not None:
             return nullcontext(self._transport)
-        proxy = self._proxy_for(request.url)
-        if request.single_use or request.public_only:
-            return Wire(self._tls, proxy)
-        wire = self._pooled.get(proxy)
-        return nullcontext(wire or self._pooled.setdefault(proxy, Wire(self._tls, proxy)))
+        return Wire(self._tls, self._proxy_for(request.url))
 
     def _proxy_for(self, url: str) -> str | None:
         """Give the proxy for ``url``; none for http, which is for loopback: a proxy would read it."""
@@ -208,10 +195,11 @@ def _trusting(path: str) -> ssl.SSLContext:
 
 
 def _checked_proxy(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise ConfigError("a proxy is given as http://host:port")
-    return url
+    if isinstance(url, str):
+        parts = urlsplit(url)
+        if parts.scheme == "http" and parts.hostname:
+            return url
+    raise ConfigError("a proxy, also one from the environment, is given as http://host:port")
 
 
 def _read_body(response: httpx.Response, progress: Progress) -> bytes:

@@ -45,9 +45,10 @@ class RequestsHttpClient:
     """Sends token requests with requests. Safe to share between threads.
 
     No redirects, no cookies, no ``.netrc``; at most 1 MiB of body; at most ``connect_timeout`` seconds
-    before the request goes out (name resolution, connecting and the TLS handshake together) and
-    ``total_timeout`` seconds for one send, however slowly headers or body drip in. https only, except to
-    loopback hosts; a request that presents a single-use credential rides a connection of its own.
+    before the request goes out (connecting and the TLS handshake together; nothing goes out when name
+    resolution, which cannot be interrupted, took longer) and ``total_timeout`` seconds for one send, however
+    slowly headers or body drip in. https only, except to loopback hosts; a request that presents a single-use
+    credential rides a connection of its own.
 
     ``verify`` (True or a CA bundle's path), ``cert`` (a client certificate's path, or certificate and key)
     and ``proxies`` are as in requests; proxies from the environment apply to https only.

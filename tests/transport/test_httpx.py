@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
-import os
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -34,6 +32,7 @@ from tests.transport.sockets import (
     TOTAL,
     Certificate,
     Peer,
+    Script,
     SocketServer,
     after_request,
     answer,
@@ -193,31 +192,24 @@ def test_nothing_goes_out_after_the_connect_deadline(monkeypatch: pytest.MonkeyP
 # Connections.
 
 
-def test_requests_reuse_the_pool_except_single_use_ones(web: HttpxHttpClient) -> None:
-    """A code or refresh token meets no connection that carried something before."""
-    with SocketServer(answering(answer())) as server:
-        for single_use in (False, False, True, True, False):
-            send(web, server.url, single_use=single_use)
-        web.close()
-    ports = [request.port for request in server.requests]
-    assert ports[0] == ports[1] == ports[4]
-    assert len(set(ports)) == server.connections == 3
+def in_turn(*answers: bytes) -> Script:
+    """Give a script that answers the first request of each connection, in turn."""
+    left = list(answers)
+
+    def script(peer: Peer) -> None:
+        if peer.receive():
+            peer.send(left.pop(0))
+
+    return script
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
-@pytest.mark.filterwarnings("ignore:This process")
-def test_a_child_uses_no_connection_of_its_parent(web: HttpxHttpClient) -> None:
-    """After a fork each has a pool of its own; the parent's is still good."""
-    with SocketServer(answering(answer())) as server:
-        send(web, server.url)
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if send(web, server.url).status == 200 else 1)
-        assert os.waitpid(child, 0)[1] == 0
-        send(web, server.url)
-        web.close()
-    first, child_port, last = (request.port for request in server.requests)
-    assert first == last != child_port
+def test_each_request_rides_a_connection_of_its_own(web: HttpxHttpClient) -> None:
+    """What a server, or a balancer, sends too much is not the answer to somebody else's request."""
+    twice = answer(200, b"for the first") + answer(200, b"too much")
+    with SocketServer(in_turn(twice, answer(200, b"for the second"))) as server:
+        assert send(web, server.url, single_use=False).body == b"for the first"
+        assert send(web, server.url, single_use=False).body == b"for the second"
+    assert server.connections == 2
 
 
 # Bodies.
@@ -227,12 +219,12 @@ def test_a_compressed_body_is_undone_and_a_bomb_cut(web: HttpxHttpClient) -> Non
     """Though neither was asked for."""
     zipped = {"Content-Encoding": "gzip"}
     small, bomb = gzip.compress(b"plain"), gzip.compress(bytes(2**26))
-    with SocketServer(answering(answer(200, small, zipped), answer(200, bomb, zipped))) as server:
+    with SocketServer(in_turn(answer(200, small, zipped), answer(200, bomb, zipped))) as server:
         assert send(web, server.url).body == b"plain"
         with pytest.raises(BodyTooLargeError):
             send(web, server.url)
         web.close()
-    with SocketServer(answering(answer(200, small[:-9], zipped), answer(200, b"{}", zipped))) as server:
+    with SocketServer(in_turn(answer(200, small[:-9], zipped), answer(200, b"{}", zipped))) as server:
         for _ in range(2):
             with pytest.raises(httpx.DecodingError):
                 send(web, server.url)
