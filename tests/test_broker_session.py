@@ -1210,3 +1210,27 @@ def test_no_error_of_a_callback_shows_its_code(came: Any, broker: Broker) -> Non
     with pytest.raises(StateMismatchError) as caught:
         session.fetch_token("https://x/", client_secret="secret-word", **came)
     assert "secret-" not in shown(caught.value)
+
+
+def test_a_token_that_is_spent_gives_way_to_one_that_is_imported(provider: LoopbackProvider) -> None:
+    """Nothing could have come of it since; one that could be renewed, and a tombstone, stay."""
+    with Broker(provider.descriptor(), "demo-client", "demo-secret") as broker:
+        session = BrokerSession(broker, USER_REQUEST, token={"access_token": "dead", "expires_at": 1})
+        assert not session.authorized
+        session.token = {"access_token": "fresh", "refresh_token": "r9", "expires_in": 3600}
+        assert session.token["access_token"] == "fresh"
+        session.token = {"access_token": "another", "expires_in": 3600}
+        assert session.token["access_token"] == "fresh"
+
+
+@pytest.mark.parametrize("mistake", [{"pending": 5}, {"token_updater": 5}])
+def test_a_part_of_a_session_that_is_none_is_refused_at_once(broker: Broker, mistake: dict[str, Any]) -> None:
+    """Not in a later request, after a renewal."""
+    with pytest.raises(ConfigError):
+        BrokerSession(broker, USER_REQUEST, **mistake)
+
+
+def test_a_login_without_a_redirect_uri_says_what_to_give(broker: Broker) -> None:
+    """OAuth2Session may leave it out; a broker may not."""
+    with pytest.raises(ConfigError, match="redirect_uri="):
+        BrokerSession(broker, USER_REQUEST).authorization_url("https://provider.example.com/authorize")

@@ -53,10 +53,10 @@ class BrokerSession(OAuth2Session):  # type: ignore[misc]
     broker. ``token`` is imported as by assigning to :attr:`token`. ``signer`` is as in :class:`BrokerAuth`.
     ``token_updater`` is called with the token, as a dict, when it is another than the session last saw.
 
-    URLs and secrets that the methods take are superseded by the broker's descriptor and client. No request
-    leaves without a token, but with ``withhold_token`` or an ``auth`` of the caller's own. Raises
-    :class:`BrokerError` and what requests raises; nothing of oauthlib. As safe to share between threads as a
-    :class:`requests.Session`. Cannot be copied or pickled.
+    URLs and secrets that the methods take are superseded by the broker's descriptor and client. What
+    :meth:`request` and its kin send has a token, but with ``withhold_token`` or an ``auth`` of the caller's
+    own. Raises :class:`BrokerError` and what requests raises; nothing of oauthlib. As safe to share between
+    threads as a :class:`requests.Session`. Cannot be copied or pickled.
     """
 
     def __init__(
@@ -79,6 +79,10 @@ class BrokerSession(OAuth2Session):  # type: ignore[misc]
             raise ConfigError(f"broker is a Broker, not {type(broker).__name__}")
         if grant == "password":
             raise ConfigError(_NO_PASSWORDS)
+        if pending is not None and not all(hasattr(pending, each) for each in ("__setitem__", "get", "pop")):
+            raise ConfigError(f"pending is a mutable mapping, not {type(pending).__name__}")
+        if token_updater is not None and not callable(token_updater):
+            raise ConfigError(f"token_updater is a function, not {type(token_updater).__name__}")
         self._broker = broker
         self._signer = signer
         self._grant = checked_grant(grant)
@@ -204,6 +208,8 @@ class BrokerSession(OAuth2Session):  # type: ignore[misc]
         challenge among them is left out. What must be remembered goes to ``pending``. Raises
         :class:`ConfigError`, :class:`BackendError` when ``pending`` fails.
         """
+        if self.redirect_uri is None:
+            raise ConfigError("a login needs BrokerSession(..., redirect_uri=...)")
         self._state = state = checked_text("state", state or self.new_state())
         request = self._tokens.request
         made = self._broker.start_authorization(

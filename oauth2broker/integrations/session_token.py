@@ -123,7 +123,7 @@ class SessionToken:
     # Importing.
 
     def take_over(self, given: GivenToken) -> None:
-        """Store a token that was kept elsewhere, if nothing is stored: not even a tombstone.
+        """Store a token that was kept elsewhere, unless one is stored that still serves, or a tombstone.
 
         Raises :class:`ConfigError` for what is no token, :class:`StoreError`, :class:`TransientError`.
         """
@@ -134,7 +134,7 @@ class SessionToken:
             raise record
         with self._lock:
             self._seen = _LONG_BEFORE, _hash(record)
-        if self.stored() is None:
+        if self._is_free(self.stored()):
             self._tools.flights.lead(self.key, lambda: self._save_first(record))
 
     def _save_first(self, record: TokenRecord) -> Outcome:
@@ -142,9 +142,17 @@ class SessionToken:
         keeper, store = self._tools.keeper, self._tools.store
         with keeper.lease(self.key) as lease:
             stored = keeper.fetch(self.key)
-            if stored is None:
-                keeper.put(lambda: store.save(record), record, None, lease)
-        return Outcome(stored or record)
+            if not self._is_free(stored):
+                return Outcome(stored)
+            keeper.put(lambda: store.save(record), record, stored, lease)
+        return Outcome(record)
+
+    def _is_free(self, stored: TokenRecord | None) -> bool:
+        """Whether nothing is stored, or only what has expired and could not have been renewed since."""
+        if stored is None:
+            return True
+        is_spent = stored.expires_at is not None and stored.expires_at <= self.now()
+        return is_spent and stored.refresh_token is None and stored.revoked_at is None
 
 
 def _hash(record: TokenRecord) -> str:
