@@ -207,7 +207,7 @@ def require_usable(record: TokenRecord, case: Case, store: BrokerStore) -> None:
     assert record.expires_at is None or record.expires_at <= record.issued_at + TEN_YEARS
     assert not {"access_token", "refresh_token", "id_token"} & record.extra.keys()
     kept = case.descriptor.quirks.extra_members
-    assert kept is None or record.extra.keys() <= set(kept)
+    assert kept is None or record.extra.keys() <= {*kept, *case.descriptor.quirks.callback_members}
     text = record.to_json()
     assert TokenRecord.from_json(text).to_json() == text
     assert store.fetch(record.key) == record
