@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
 import io
 import json
+import pickle
+import random
 import re
 import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import TCPServer
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -34,6 +39,7 @@ from oauth2broker import (
     InvalidGrantError,
     ProviderQuirks,
     TokenRecord,
+    TokenSecret,
     TransientError,
 )
 from oauth2broker.integrations import signed_calls
@@ -148,7 +154,7 @@ def _handler(api: Api) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             if answer.pieces is None:
                 self.send_header("Content-Length", str(len(answer.body)))
-            else:
+            if answer.pieces is not None or answer.before_body:
                 self.send_header("Connection", "close")
             self.end_headers()
             self.close_connection = self.close_connection or answer.before_body
@@ -395,31 +401,211 @@ def test_a_second_refusal_is_the_answer(
     assert provider.token_calls == 1
 
 
-def test_an_api_that_takes_no_token_costs_one_call_a_minute(
-    api: Api,
+class Instant(requests.adapters.BaseAdapter):
+    """An API without a network: ``answer`` gives the status for a path and a token."""
+
+    def __init__(self, answer: Callable[[str, str], int]) -> None:
+        super().__init__()
+        self.answer = answer
+        self.sent: list[requests.PreparedRequest] = []
+
+    def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:  # type: ignore[override]
+        self.sent.append(requests.PreparedRequest.copy(request))
+        response = requests.Response()
+        vars(response).update(request=request, url=request.url, connection=self, raw=io.BytesIO())
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        response.status_code = self.answer(urlsplit(request.url or "").path, token)
+        return response
+
+    def close(self) -> None:
+        pass
+
+
+class Stopwatch:
+    """The monotonic clock of signing, which moves when told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(signed_calls, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+
+@pytest.fixture
+def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
+    return Stopwatch(monkeypatch)
+
+
+def get(session: requests.Session, path: str, auth: BrokerAuth) -> int:
+    return session.get(f"https://api.example.com{path}", auth=auth, timeout=SECONDS).status_code
+
+
+def test_an_api_that_takes_no_token_is_asked_about_less_and_less(
+    api: Api, auth: BrokerAuth, provider: LoopbackProvider, session: requests.Session, stopwatch: Stopwatch
+) -> None:
+    """However often it is asked, and from however many threads: after 1 s, 2 s, 4 s ... at most 60 s."""
+    api.refused = {"*"}
+    session.auth = auth
+    session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=50))
+
+    def ask() -> list[int]:
+        return [session.get(api.url, timeout=SECONDS).status_code for _ in range(2)]
+
+    for calls, pause in enumerate((1, 2, 4, 8, 16, 32, 60, 60, 60), 1):
+        crowd = Crowd(50 if pause < 4 else 2, ask).start().join()
+        assert crowd.errors == []
+        assert {status for found in crowd.results for status in found} == {401}
+        assert provider.token_calls == calls
+        stopwatch.now += pause - 0.1
+        assert ask() == [401] * 2
+        assert provider.token_calls == calls
+        stopwatch.now += 0.1
+
+
+@pytest.mark.parametrize("make_body", [lambda: b"abc", lambda: iter([b"abc"])], ids=["bytes", "generator"])
+def test_an_api_that_refuses_for_ever_costs_about_a_call_a_minute(
+    make_body: Callable[[], Any],
     auth: BrokerAuth,
     provider: LoopbackProvider,
     session: requests.Session,
-    monkeypatch: pytest.MonkeyPatch,
+    stopwatch: Stopwatch,
 ) -> None:
-    """However often it is asked, and from however many threads."""
-    now = 1000.0
-    monkeypatch.setattr(signed_calls, "time", SimpleNamespace(monotonic=lambda: now))
-    api.refused = {"*"}
-    session.auth = auth
+    """Also where nothing can be sent again, and no retry tells that the new token is no better."""
+    session.mount("https://", Instant(lambda path, token: 401))
+    for _ in range(3600):
+        session.post("https://api.example.com/", data=make_body(), auth=auth, timeout=SECONDS)
+        stopwatch.now += 1
+    assert 55 <= provider.token_calls <= 70
 
-    def ask() -> list[int]:
-        return [session.get(api.url, timeout=SECONDS).status_code for _ in range(4)]
 
-    crowd = Crowd(20, ask).start().join()
-    assert crowd.results == [[401] * 4] * 20
+@pytest.mark.parametrize("kills_the_old", [False, True])
+@pytest.mark.parametrize("good_comes_first", [False, True])
+def test_one_broken_path_neither_drains_the_provider_nor_locks_others_out(
+    kills_the_old: bool,
+    good_comes_first: bool,
+    broker: Broker,
+    auth: BrokerAuth,
+    provider: LoopbackProvider,
+    session: requests.Session,
+    stopwatch: Stopwatch,
+) -> None:
+    """Though the good one accepts each new token, and has it before the broken one has refused it again."""
+    good: list[int] = []
+
+    def serves(token: str) -> bool:
+        return not kills_the_old or token == token_of(broker)
+
+    def ask_good() -> None:
+        with requests.Session() as own:
+            own.mount("https://", Instant(lambda path, token: 200 if serves(token) else 401))
+            good.append(get(own, "/good", auth))
+
+    def answer(path: str, token: str) -> int:
+        if good_comes_first:
+            ask_good()
+        return 401
+
+    session.mount("https://", Instant(answer))
+    for _ in range(600):
+        assert get(session, "/broken", auth) == 401
+        ask_good()
+        stopwatch.now += 1
+    assert set(good) == {200}
+    assert 10 <= provider.token_calls <= 20
+
+
+def test_a_laggard_is_given_what_is_there_during_a_pause(
+    broker: Broker,
+    auth: BrokerAuth,
+    provider: LoopbackProvider,
+    session: requests.Session,
+    stopwatch: Stopwatch,
+) -> None:
+    """Its token has been replaced already: it costs no call, and no 401 for want of one."""
+    old = token_of(broker)
+
+    def broken_between(path: str, token: str) -> int:
+        if path == "/late" and token == old:
+            with requests.Session() as own:
+                own.mount("https://", Instant(lambda path, token: 401))
+                assert get(own, "/broken", auth) == 401
+        return 401 if token == old else 200
+
+    session.mount("https://", Instant(broken_between))
+    assert get(session, "/late", auth) == 200
     assert provider.token_calls == 1
-    now += 59
-    assert ask() == [401] * 4
-    assert provider.token_calls == 1
-    now += 2
-    assert ask() == [401] * 4
+
+
+def test_a_late_retry_stops_the_others_for_a_second(
+    broker: Broker,
+    auth: BrokerAuth,
+    provider: LoopbackProvider,
+    session: requests.Session,
+    stopwatch: Stopwatch,
+) -> None:
+    """A's retry comes when its token has been revoked, too; B, who needs another, has it a second later."""
+    refused = {token_of(broker)}
+
+    def answer(path: str, token: str) -> int:
+        if path == "/a" and token not in refused:
+            refused.add(token)
+        return 401 if token in refused else 200
+
+    session.mount("https://", Instant(answer))
+    assert get(session, "/a", auth) == 401
+    assert get(session, "/b", auth) == 401
+    stopwatch.now += 1
+    assert get(session, "/b", auth) == 200
     assert provider.token_calls == 2
+    refused.add(token_of(broker))
+    assert get(session, "/b", auth) == 200
+    refused.add(token_of(broker))
+    assert get(session, "/a", auth) == 401
+    stopwatch.now += 1
+    assert get(session, "/b", auth) == 200
+
+
+def test_pauses_are_forgotten_in_time(
+    auth: BrokerAuth, provider: LoopbackProvider, session: requests.Session, stopwatch: Stopwatch
+) -> None:
+    """Of what was long ago nothing is left but a first second."""
+    session.mount("https://", Instant(lambda path, token: 401))
+    for _ in range(6):
+        get(session, "/", auth)
+        stopwatch.now += 60
+    stopwatch.now += 61
+    before = provider.token_calls
+    for calls in (1, 1, 2):
+        get(session, "/", auth)
+        assert provider.token_calls == before + calls
+        stopwatch.now += 0.5
+
+
+def test_the_pause_of_one_principal_is_none_of_anothers(
+    broker: Broker, auth: BrokerAuth, session: requests.Session, stopwatch: Stopwatch
+) -> None:
+    """The client's own token is replaced while the user's is not; nor does another auth begin anew."""
+    session.mount("https://", Instant(lambda path, token: 401))
+    get(session, "/", auth)
+    own = BrokerAuth(broker, SERVICE_REQUEST, SERVICE)
+    old = broker.client_credentials(SERVICE_REQUEST).access_token
+    before = token_of(broker)
+    get(session, "/", own)
+    get(session, "/", BrokerAuth(broker, USER_REQUEST))
+    assert broker.client_credentials(SERVICE_REQUEST).access_token != old
+    assert token_of(broker) == before
+
+
+def test_what_is_remembered_of_pauses_is_bounded(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many principals, those used last; of tokens, a few."""
+    monkeypatch.setattr(signed_calls, "_MOST_REMEMBERED", 3)
+    auths = [BrokerAuth(broker, CachedTokenRequest("t", f"user-{n}")) for n in range(10)]
+    memory = signed_calls._memories[broker]
+    assert len(memory._renewals) == 3
+    assert BrokerAuth(broker, CachedTokenRequest("t", "user-9"))._calls._renewals is auths[9]._calls._renewals
+    renewals = signed_calls._Renewals()
+    for number in range(1000):
+        renewals.note_brought(f"{number}", f"{number + 1}")
+        renewals.count_fruitless(f"{number}")
+    assert len(renewals._replaced) == len(renewals._fruitless) == signed_calls._MOST_TOKENS
 
 
 def test_who_uses_a_fresh_token_that_nobody_has_accepted_yet_obtains_no_other(
@@ -818,6 +1004,11 @@ def test_a_token_stays_on_redirects_within_its_origin(
         "https://{host}/",
         "http://127.0.0.1:99999/",
         "ht\ttp://{host}/next",
+        "////{other}/elsewhere",
+        "http:////{other}/elsewhere",
+        "https:////{other}/elsewhere",
+        "/////{other}/elsewhere",
+        "%68ttp://{other}/elsewhere",
     ],
 )
 def test_a_token_stays_behind_wherever_else_a_redirect_leads(
@@ -940,6 +1131,216 @@ def test_a_request_that_was_redirected_elsewhere_can_be_sent_again(
     assert session.send(prepared, timeout=SECONDS, allow_redirects=True).status_code == 200
 
 
+class Redirecting(Instant):
+    """Answers the first request with a redirect to ``location``, and keeps where each of them would go."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(lambda path, token: 200)
+        self.location = location
+        self.hosts: list[tuple[str, str | None, int]] = []
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+        where = requests.adapters.HTTPAdapter().build_connection_pool_key_attributes(request, True)[0]
+        self.hosts.append((where["scheme"], where["host"], where["port"] or 443))
+        response = super().send(request, **kwargs)
+        if len(self.sent) == 1:
+            response.status_code = 302
+            response.headers["Location"] = self.location
+        return response
+
+
+def test_no_location_leads_a_token_astray(either_auth: BrokerAuth) -> None:
+    """Three thousand of them, put together from what URLs are made of."""
+    chance = random.Random(6)
+    hosts = ["http", "https", "evil.example", "evil.example", "api.example.com", "443", "80"]
+    pieces = [*hosts, *"//:@?#%.[];\\", "//", "//", "//", "://", "..", "%2f", "%68", "%3a", " ", "\xc3\xa9"]
+    home, strays, homes = ("https", "api.example.com", 443), 0, 0
+    for _ in range(3_000):
+        adapter = Redirecting("".join(chance.choices(pieces, k=chance.randint(1, 7))))
+        with requests.Session() as session:
+            session.trust_env = False
+            session.mount("http://", adapter)
+            session.mount("https://", adapter)
+            with contextlib.suppress(requests.RequestException, ValueError):
+                session.get("https://api.example.com/", auth=either_auth, timeout=SECONDS)
+        for host, request in list(zip(adapter.hosts, adapter.sent, strict=True))[1:]:
+            has_token = bool({"Authorization", KEY_HEADER} & set(request.headers))
+            strays += host != home
+            homes += has_token
+            assert not has_token or host == home, adapter.location
+    assert strays > 100
+    assert homes > 100
+
+
+class SendsCopies(requests.adapters.HTTPAdapter):
+    """As adapters do that change what they send."""
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+        return super().send(request.copy(), **kwargs)
+
+
+@pytest.mark.parametrize("detours", [0, 2])
+def test_a_token_stays_behind_though_an_adapter_sends_copies(
+    detours: int, api: Api, other: Api, either_auth: BrokerAuth, session: requests.Session
+) -> None:
+    """What the redirect copies is not what was sent; also after redirects within the origin."""
+    session.mount("http://", SendsCopies())
+    for number in range(detours):
+        api.answers[f"/{number}"] = redirect(307, f"/{number + 1}")
+    api.answers[f"/{detours}"] = redirect(307, f"{other.url}/elsewhere")
+    session.get(f"{api.url}/0", auth=either_auth, timeout=SECONDS)
+    assert [seen.token is None for seen in api.seen] == [False] * (detours + 1)
+    assert [seen.token for seen in other.seen] == [None]
+
+
+def test_a_token_stays_behind_though_another_thread_follows(
+    api: Api, other: Api, either_auth: BrokerAuth, session: requests.Session
+) -> None:
+    """The one that follows is not the one that got the answer."""
+    api.answers["/"] = redirect(307, f"{other.url}/elsewhere")
+    prepared = session.prepare_request(requests.Request("GET", f"{api.url}/", auth=either_auth))
+    response = session.send(prepared, timeout=SECONDS, allow_redirects=False)
+    follow = partial(session.resolve_redirects, response, prepared, timeout=SECONDS)
+    crowd = Crowd(1, lambda: list(follow())).start().join()
+    assert crowd.errors == []
+    assert [seen.token for seen in other.seen] == [None]
+
+
+def test_a_token_stays_behind_whatever_other_threads_see(
+    api: Api, other: Api, either_auth: BrokerAuth, session: requests.Session
+) -> None:
+    """Though another is led home with the same request, after this one was led elsewhere."""
+    locations = [f"{other.url}/elsewhere", "/next"]
+    api.answers["/"] = lambda _: Answer(307, {"Location": locations.pop(0)})
+
+    def send_in_between(response: requests.Response, **_: Any) -> None:
+        if locations:
+            mine = Crowd(1, lambda: session.send(prepared, timeout=SECONDS)).start().join()
+            assert [answer.status_code for answer in mine.results] == [200]
+
+    prepared = session.prepare_request(
+        requests.Request("GET", f"{api.url}/", auth=either_auth, hooks={"response": send_in_between})
+    )
+    session.send(prepared, timeout=SECONDS)
+    assert [seen.path for seen in api.seen] == ["/", "/", "/next"]
+    assert None not in [seen.token for seen in api.seen]
+    assert [seen.token for seen in other.seen] == [None]
+
+
+# What callers do with requests and responses.
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda given: pickle.loads(pickle.dumps(given))])
+def test_a_response_can_be_pickled_and_copied(
+    copied: Callable[[Any], Any], api: Api, other: Api, either_auth: BrokerAuth, session: requests.Session
+) -> None:
+    """With its request; copies of that one are copies of that one, and still leave the token behind."""
+    api.answers["/"] = redirect(307, f"{other.url}/elsewhere")
+    prepared = session.prepare_request(requests.Request("GET", f"{api.url}/", auth=either_auth))
+    response = copied(session.send(prepared, timeout=SECONDS, allow_redirects=False))
+    assert response.status_code == 307
+    request = response.request
+    token = str(api.seen[0].token)
+    assert token in str(request.headers)
+    request.headers["X-Only"] = "here"
+    made = request.copy()
+    assert made.headers["X-Only"] == "here"
+    assert token not in str(made.headers)
+    session.send(request, timeout=SECONDS)
+    assert [seen.token for seen in other.seen] == [None]
+
+
+def test_a_deep_copy_of_a_request_is_watched_as_well(
+    api: Api, broker: Broker, auth: BrokerAuth, session: requests.Session
+) -> None:
+    """Its token is replaced when it is refused."""
+    prepared = copy.deepcopy(requests.Request("GET", api.url, auth=auth).prepare())
+    api.refused = {token_of(broker)}
+    assert session.send(prepared, timeout=SECONDS).status_code == 200
+
+
+def test_a_header_that_was_ours_does_not_stay_beside_another(broker: Broker, auth: BrokerAuth) -> None:
+    """Though the program had written it before: signed again elsewhere, the token is in one place."""
+    headers = {"Authorization": f"Bearer {token_of(broker)}"}
+    prepared = requests.Request("GET", "https://api.example.com/", auth=auth, headers=headers).prepare()
+    prepared.prepare_auth(BrokerAuth(broker, USER_REQUEST, signer=QuerySigner()))
+    assert "Authorization" not in prepared.headers
+
+
+def test_a_pickle_holds_no_token_but_the_header(api: Api, broker: Broker, auth: BrokerAuth) -> None:
+    """Where requests itself keeps it."""
+    signed = BrokerAuth(broker, USER_REQUEST, signer=QuerySigner())
+    prepared = requests.Request("GET", api.url, auth=signed).prepare()
+    pickled = pickle.dumps(prepared)
+    assert pickled.count(token_of(broker).encode()) == 1
+    assert b"_Watch" not in pickled
+
+
+@pytest.mark.parametrize("hooks", [{}, None, {"response": []}, {"response": lambda response, **_: None}])
+def test_a_request_with_whatever_hooks_can_be_signed(
+    hooks: Any, api: Api, broker: Broker, auth: BrokerAuth, session: requests.Session
+) -> None:
+    """And however often: hooks do not pile up."""
+    api.refused = {token_of(broker)}
+    prepared = requests.Request("GET", api.url).prepare()
+    prepared.hooks = hooks
+    for _ in range(10):
+        BrokerAuth(broker, USER_REQUEST)(prepared)
+    assert len(prepared.hooks["response"]) == (2 if hooks and callable(hooks["response"]) else 1)
+    assert session.send(prepared, timeout=SECONDS).status_code == 200
+
+
+def test_an_answer_says_how_long_it_took(
+    api: Api, broker: Broker, auth: BrokerAuth, session: requests.Session
+) -> None:
+    """That of a retry, too."""
+    api.refused = {token_of(broker)}
+    assert session.get(api.url, auth=auth, timeout=SECONDS).elapsed.total_seconds() > 0
+
+
+@pytest.mark.parametrize("token", ["x", "me", "1", "a"])
+def test_a_short_token_is_not_mistaken_for_part_of_something_else(
+    token: str, broker: Broker, auth: BrokerAuth, session: requests.Session
+) -> None:
+    """Of another header, or of the URL: those stay as they are, on the retry and on redirects."""
+    broker.store.save(replace(stored(broker), access_token=TokenSecret(token)))
+    adapter = Instant(lambda path, found: 401 if found == token else 200)
+    session.mount("https://", adapter)
+    headers = {"Content-Type": "text/x-me1", "X-Name": "me1x", "Authorization": f"Bearer {token}"}
+    url = "https://api.example.com/x?me=1"
+    assert session.get(url, auth=auth, timeout=SECONDS, headers=headers).status_code == 200
+    first, second = adapter.sent
+    assert first.url == second.url == url
+    assert first.headers["Authorization"] == f"Bearer {token}"
+    assert second.headers["Authorization"] == f"Bearer {token_of(broker)}"
+    first.headers.pop("Authorization")
+    second.headers.pop("Authorization")
+    assert dict(first.headers) == dict(second.headers)
+    assert first.headers["X-Name"] == "me1x"
+
+
+def test_a_short_token_in_the_url_is_no_signature(
+    api: Api, other: Api, broker: Broker, auth: BrokerAuth, session: requests.Session
+) -> None:
+    """What was signed is known again on another URL: it stays behind when a second redirect leads away."""
+    record = replace(stored(broker), access_token=TokenSecret("1"))
+    broker.store.save(record)
+    own = BrokerAuth(broker, USER_REQUEST, signer=KeySigner())
+    api.answers["/1"] = redirect(307, "/next")
+    api.answers["/next"] = redirect(307, f"{other.url}/elsewhere")
+    session.get(f"{api.url}/1", auth=own, timeout=SECONDS)
+    assert [seen.token for seen in api.seen] == ["1", "1"]
+    assert [seen.token for seen in other.seen] == [None]
+
+
+class KeySigner:
+    """Puts the token into a header of its own."""
+
+    def attach(self, request: requests.PreparedRequest, record: TokenRecord) -> requests.PreparedRequest:
+        request.headers[KEY_HEADER] = record.access_token.expose()
+        return request
+
+
 # 403.
 
 
@@ -966,6 +1367,13 @@ def test_a_scope_that_is_missing_is_an_error(
         session.get(f"{api.url}/", auth=auth, timeout=SECONDS, stream=stream)
     assert ("mail.send" in str(caught.value)) == (body == b"")
     assert provider.token_calls == 0
+
+
+def test_a_403_of_any_length_is_not_searched(api: Api, auth: BrokerAuth, session: requests.Session) -> None:
+    """One that says it in a body of more than 64 KiB is the caller's."""
+    body = json.dumps({"error": "insufficient_scope", "padding": "x" * 65536}).encode()
+    api.answers["/"] = lambda _: Answer(403, {"Content-Type": "application/json"}, body)
+    assert session.get(f"{api.url}/", auth=auth, timeout=SECONDS).content == body
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -1131,6 +1539,18 @@ def test_a_request_keeps_its_token_when_no_other_can_be_attached(
     with pytest.raises(ConfigError, match="signer failed"):
         session.send(prepared, timeout=SECONDS)
     assert prepared.headers["Authorization"] == f"Bearer {old}"
+
+
+def test_a_signer_that_gives_no_request_is_told_so(api: Api, broker: Broker, auth: BrokerAuth) -> None:
+    """Most often its author forgot to return it."""
+
+    class Forgetful:
+        def attach(self, request: Any, record: TokenRecord) -> None:
+            request.headers["Authorization"] = "x"
+
+    with pytest.raises(ConfigError, match="attach must give a request, not NoneType"):
+        requests.get(api.url, auth=BrokerAuth(broker, USER_REQUEST, signer=Forgetful()), timeout=SECONDS)
+    assert api.seen == []
 
 
 def test_requests_for_several_users_share_a_session(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import itertools
 import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from oauth2broker import (
     ProviderQuirks,
     ProviderStrategy,
     TokenRecord,
+    TokenSecret,
     TransientError,
 )
 from oauth2broker.integrations.httpx import HttpxBrokerAuth
@@ -180,6 +183,7 @@ def test_a_signer_that_fails_lets_nothing_out(
         with pytest.raises(ConfigError) as caught:
             web.get(server.url, auth=HttpxBrokerAuth(broker, USER_REQUEST, signer=Signer(act)))
         assert server.connections == 0
+    assert "TypeError" not in str(caught.value)
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
     assert current(broker) not in str(caught.value)
 
@@ -528,6 +532,49 @@ def test_a_token_never_follows_a_redirect_to_another_origin(
             assert web.post(server.url, content=b"body", **arguments).status_code == 200
             web.close()
         assert (seen_by(server, token), seen_by(other, token)) == ([True], [False])
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["//{}/x", "////{}/x", "/////{}/x", "http:////{}/x", "https:////{}/x", "%68ttp://{}/x", "http:{}/x"],
+)
+def test_a_location_that_can_be_read_in_two_ways_leads_no_token_astray(
+    target: str, signer_auth: tuple[HttpxBrokerAuth, str]
+) -> None:
+    """Whatever httpx makes of it."""
+    auth, token = signer_auth
+    with httpx.Client(trust_env=False, follow_redirects=True, auth=auth) as web:
+        with SocketServer(scripted(lambda _: OK)) as other:
+            with SocketServer(redirecting(target.format(f"127.0.0.1:{other.port}"))) as server:
+                with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL):
+                    web.get(server.url)
+                web.close()
+    assert seen_by(server, token)[0]
+    assert not any(seen_by(other, token))
+
+
+@pytest.mark.parametrize("token", ["x", "me"])
+def test_a_short_token_is_not_mistaken_for_part_of_another_header(
+    token: str, broker: Broker, auth: HttpxBrokerAuth
+) -> None:
+    """Which goes with redirects wherever they lead; the token does not, though the caller wrote it there."""
+    record = broker.refresh_access_token(USER_REQUEST)
+    broker.store.save(replace(record, access_token=TokenSecret(token)))
+    headers = {"X-Name": "me-x", "X-Api-Token": token}
+
+    def attach(request: httpx.Request, record: TokenRecord) -> httpx.Request:
+        request.headers["X-Api-Token"] = record.access_token.expose()
+        return request
+
+    signed = HttpxBrokerAuth(broker, USER_REQUEST, signer=Signer(attach))
+    with httpx.Client(trust_env=False, follow_redirects=True, auth=signed) as web:
+        with SocketServer(scripted(lambda _: OK)) as other, SocketServer(redirecting(other.url)) as server:
+            assert web.get(server.url, headers=headers).status_code == 200
+            web.close()
+    names = [
+        (each.headers["X-Name"], each.headers["X-Api-Token"]) for each in server.requests + other.requests
+    ]
+    assert names == [("me-x", token), ("me-x", None)]
 
 
 def test_a_redirect_within_the_origin_keeps_the_token(signer_auth: tuple[HttpxBrokerAuth, str]) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import http.server
+import os
+import signal
 import threading
 import urllib.request
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,6 +21,7 @@ from oauth2broker import (
     AuthorizationError,
     AuthorizationRequiredError,
     Broker,
+    CachedTokenRequest,
     ConfigError,
     GrantType,
     HeaderSigner,
@@ -27,6 +32,8 @@ from oauth2broker import (
     TokenFamily,
     TokenRecord,
 )
+from oauth2broker.integrations import signed_calls
+from oauth2broker.integrations.redirects import leads_elsewhere
 from oauth2broker.integrations.signed_calls import SignedCalls, checked_origin, missing_scope, origin_of
 from oauth2broker.provider import presets
 from tests.presets.shapes import LOGINS, Login
@@ -307,14 +314,83 @@ def test_any_other_403_names_no_scope(body: bytes) -> None:
     assert missing_scope({"WWW-Authenticate": 'Bearer error="invalid_token"'}, body, record_of()) is None
 
 
-def test_each_token_that_an_api_would_not_take_is_left_alone(broker: Broker) -> None:
-    """Not only the last one; the provider is not asked, or it would say that nobody has logged in."""
+def test_a_pause_holds_for_all_tokens_of_a_principal(broker: Broker) -> None:
+    """The provider is not asked, or it would say that nobody has logged in; for others it is."""
     calls = SignedCalls(broker, USER_REQUEST, GrantType.AUTHORIZATION_CODE, None)
-    for token in ("a", "b"):
-        calls.note_refused_again(record_of(token))
+    calls.note_refused_again(record_of("a"))
     assert [calls.instead_of(record_of(token)) for token in ("a", "b")] == [None, None]
+    others = SignedCalls(
+        broker, CachedTokenRequest("tenant-acme", "user-2"), GrantType.AUTHORIZATION_CODE, None
+    )
     with pytest.raises(AuthorizationRequiredError):
-        calls.instead_of(record_of("c"))
+        others.instead_of(record_of("a"))
+
+
+def test_a_renewal_that_helped_some_and_not_others_was_fruitless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whichever order they say so: the next pause is longer."""
+    for order in (0, 1):
+        now = 1000.0
+        monkeypatch.setattr(signed_calls, "time", SimpleNamespace(monotonic=lambda: now))  # noqa: B023
+        renewals = signed_calls._Renewals()
+        for refused, brought, pause in (("a", "b", 1), ("b", "c", 2), ("c", "d", 4)):
+            assert renewals.may_replace(refused)
+            renewals.note_brought(refused, brought)
+            said = [lambda: renewals.accept(brought, retried=True), lambda: renewals.count_fruitless(brought)]  # noqa: B023
+            said[order]()
+            said[1 - order]()
+            now += pause - 0.1
+            assert not renewals.may_replace(brought)
+            now += 0.1
+
+
+@pytest.mark.parametrize("location", ["https://[/", "https://api.example.com:x/", "/\u20ac", "\\\\evil"])
+def test_a_location_that_cannot_be_read_leads_elsewhere(location: str) -> None:
+    """Whoever follows it nevertheless takes no token along."""
+    origin = checked_origin(URL)
+    assert leads_elsewhere(URL, location, origin, str)
+    assert not leads_elsewhere(URL, "/fine", origin, str)
+
+
+class SameAgain:
+    """A broker whose provider gives one token for as long as it lives, and which keeps count."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.behind, self.descriptor, self.strategy = broker, broker.descriptor, broker.strategy
+        self.client_credentials = broker.client_credentials
+        self.calls = 0
+
+    def refresh_access_token(self, request: CachedTokenRequest) -> TokenRecord:
+        self.calls += 1
+        return record_of("same")
+
+
+def test_a_provider_that_gives_the_same_token_again_is_not_asked_for_ever(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is as fruitless as can be, and nothing is sent again."""
+    now = 0.0
+    monkeypatch.setattr(signed_calls, "time", SimpleNamespace(monotonic=lambda: now))
+    same: Any = SameAgain(broker)
+    calls = SignedCalls(same, USER_REQUEST, GrantType.AUTHORIZATION_CODE, None)
+    for _ in range(3600):
+        assert calls.instead_of(record_of("same")) is None
+        calls.note_accepted(record_of("same"))  # at another path
+        now += 1
+    assert 55 <= same.calls <= 70
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_does_not_wait_for_who_is_not_there(broker: Broker) -> None:
+    """A thread that noted something while the process forked."""
+    calls = SignedCalls(broker, USER_REQUEST, GrantType.AUTHORIZATION_CODE, None)
+    with signed_calls._memories[broker].lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            calls.note_refused_again(record_of("a"))
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_the_brokers_own_strategy_signs() -> None:

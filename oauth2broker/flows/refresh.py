@@ -56,7 +56,9 @@ class RefreshFlow:
         self, request: CachedTokenRequest, key: StoreKey, seen: TokenRecord | None, *, patient: bool
     ) -> Outcome:
         if seen is None:
-            raise AuthorizationRequiredError("nothing is stored for this principal with this scope and resource")
+            raise AuthorizationRequiredError(
+                "nothing is stored for this principal with this scope and resource"
+            )
         keeper = self._tools.keeper
         with keeper.lease(key) if patient else keeper.try_lease(key) as lease:
             if lease is None:
@@ -120,7 +122,9 @@ class _Renewal:
     def _fetch_alive(self) -> TokenRecord:
         record = self.tools.store.fetch(self.key)
         if record is None:
-            raise AuthorizationRequiredError("nothing is stored for this principal with this scope and resource")
+            raise AuthorizationRequiredError(
+                "nothing is stored for this principal with this scope and resource"
+            )
         if record.revoked_at is not None:
             raise RevokedError("the grant was revoked")
         return record

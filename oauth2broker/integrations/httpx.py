@@ -61,7 +61,7 @@ class HttpxBrokerAuth(httpx.Auth):
             yield request  # the caller follows our redirect to another origin
             return
         origin = checked_origin(_origin_text(request.url))
-        record = self._calls.record()
+        record, retried = self._calls.record(), False
         guard = _Guard(origin, former.inner if isinstance(former, _Guard) else former)
         response = yield self._sign(request, record, guard)
         if guard.stayed(response) and response.status_code == 401:
@@ -69,13 +69,13 @@ class HttpxBrokerAuth(httpx.Auth):
             if another is None or not _can_replay(response.request):
                 return
             record = another
-            self._calls.note_trial(record)
+            retried = True
             response = yield self._sign(response.request, record, guard)
             if guard.stayed(response) and response.status_code == 401:
                 self._calls.note_refused_again(record)
         if not guard.stayed(response) or response.status_code == 401:
             return
-        self._calls.note_accepted(record)
+        self._calls.note_accepted(record, retried=retried)
         if response.status_code == 403:
             _require_scope(response, record)
 
@@ -145,22 +145,43 @@ def _signed(
     signer: Any, request: httpx.Request, record: TokenRecord, guard: _Guard
 ) -> httpx.Request | BrokerError:
     """Let ``signer`` sign, and see what it did. Never raises: it holds the token in plain."""
-    before, url, token = dict(request.headers), request.url, record.access_token.expose()
+    url, token = request.url, record.access_token.expose()
+    held = {name: value for name, value in request.headers.items() if token in value}
+    for name in held:  # to see whether the signer sets them
+        del request.headers[name]
+    before = dict(request.headers)
+    signed = _attached(signer, request, record)
+    if isinstance(signed, BrokerError):
+        _restore(request, held)
+        return signed
+    after = dict(signed.headers)
+    changed = {name for name, value in after.items() if before.get(name) != value}
+    _restore(request, held)
+    _restore(signed, held)
+    if not guard.leads_home(signed.url):
+        return ConfigError("the signer led the request to another origin")
+    if not changed and signed.url == url:
+        return ConfigError("the signer attached nothing to the request")
+    guard.names |= changed
+    signed.extensions = {**signed.extensions, _TRACE: guard}
+    return signed
+
+
+def _attached(signer: Any, request: httpx.Request, record: TokenRecord) -> httpx.Request | BrokerError:
     try:
         signed = signer.attach(request, record)
     except BrokerError as raised:
         return copy.copy(raised)  # without its traceback, whose frames may hold the token
     except Exception as raised:  # noqa: BLE001 - a signer may raise anything
         return ConfigError(f"the signer failed ({type(raised).__name__})")
-    if not isinstance(signed, httpx.Request) or not guard.leads_home(signed.url):
-        return ConfigError("the signer gave no request to the same origin")
-    after = dict(signed.headers)
-    changed = {name for name, value in after.items() if before.get(name) != value or token in value}
-    if not changed and signed.url == url:
-        return ConfigError("the signer attached nothing to the request")
-    guard.names |= changed
-    signed.extensions = {**signed.extensions, _TRACE: guard}
+    if not isinstance(signed, httpx.Request):
+        return ConfigError(f"the signer's attach must give a request, not {type(signed).__name__}")
     return signed
+
+
+def _restore(request: httpx.Request, held: dict[str, str]) -> None:
+    for name, value in held.items():
+        request.headers.setdefault(name, value)
 
 
 def _origin_text(url: httpx.URL) -> str:

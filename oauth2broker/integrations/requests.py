@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import threading
+import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, cast
-from urllib.parse import urljoin
 
 from requests import PreparedRequest, RequestException, Response, cookies as cookiejars
 from requests.auth import AuthBase
-from requests.utils import rewind_body
+from requests.utils import requote_uri, rewind_body
 
 from oauth2broker.errors import BrokerError, ConfigError
 from oauth2broker.flows.broker import Broker
 from oauth2broker.flows.request import CachedTokenRequest
 from oauth2broker.grants import GrantType
+from oauth2broker.integrations.redirects import leads_elsewhere, leave_behind
 from oauth2broker.integrations.signed_calls import (
     LONGEST_REFUSAL,
     Origin,
@@ -63,15 +65,21 @@ class BrokerAuth(AuthBase):
     def __call__(self, prepared: PreparedRequest) -> PreparedRequest:
         origin = checked_origin(prepared.url or "")
         record = self._calls.record()
-        watches = [hook for hook in prepared.hooks["response"] if isinstance(hook, _Watch)]
+        hooks = _hooks_on(prepared)
+        watches = [hook for hook in hooks if isinstance(hook, _Watch)]
         for watch in watches:  # it was signed before
             watch.withdraw(prepared)
         mine = next((watch for watch in watches if watch.serves(self._calls, origin)), None)
-        if mine is None:
-            mine = _Watch(self._calls, origin)
-            cast(Any, prepared).register_hook("response", mine)
+        mine = mine or _Watch(self._calls, origin)
+        others = [hook for hook in hooks if not isinstance(hook, _Watch)]
+        prepared.hooks = {**(prepared.hooks or {}), "response": [mine, *others]}  # its copies keep theirs
         mine.sign(prepared, record)
         return prepared
+
+
+def _hooks_on(prepared: PreparedRequest) -> list[Any]:
+    found: Any = (prepared.hooks or {}).get("response") or []
+    return [found] if callable(found) else list(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +128,14 @@ class _Watch:
         self._calls = calls
         self._origin = origin
         self._signatures: list[_Signature] = []  # the latest first
+        self._requests: weakref.WeakKeyDictionary[PreparedRequest, None] = weakref.WeakKeyDictionary()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with a request, it is a hook that does nothing."""
+        return _NoWatch, ()
+
+    def __deepcopy__(self, memo: object) -> _Watch:
+        return self
 
     def __call__(self, response: Response, **kwargs: Any) -> Response:
         signature = self._signature_on(response.request)
@@ -131,14 +147,34 @@ class _Watch:
             self._calls.note_accepted(signature.record)
         if response.status_code == 403:
             _require_scope(response, signature.record, stream=bool(kwargs.get("stream")))
-        _leave_behind(response.request, signature.names if _leads_elsewhere(response, self._origin) else ())
+        self._mind_redirect(response, signature)
         return response
+
+    def _mind_redirect(self, response: Response, signature: _Signature) -> None:
+        """Have what ``requests`` copies to follow ``response`` carry the token within the origin only.
+
+        That need not be the request that was sent: adapters may send a copy of theirs.
+        """
+        known = [each for ref in self._requests.keyrefs() if (each := ref()) is not None]
+        names: tuple[str, ...] = ()
+        if response.is_redirect:
+            location = response.headers["Location"]
+            if leads_elsewhere(response.url, location, self._origin, requote_uri):
+                names = signature.names
+        elif not any("copy" in vars(each) for each in (response.request, *known)):
+            return
+        for each in {response.request, *known}:
+            leave_behind(each, names, self._note)
+
+    def _note(self, request: PreparedRequest) -> None:
+        self._requests[request] = None
 
     def sign(self, request: PreparedRequest, record: TokenRecord) -> _Signature:
         """Put the token of ``record`` on ``request``. Raises :class:`BrokerError`."""
         found = _signed(self._calls.signer, request, record, self._origin)
         if isinstance(found, BrokerError):
             raise found
+        self._note(request)
         others = [each for each in self._signatures if each.marks != found.marks]
         self._signatures = [found, *others][:_SIGNATURES_KEPT]
         return found
@@ -172,13 +208,14 @@ class _Watch:
             raise
         _let_go(refused)
         _take_cookies(request, refused)
-        self._calls.note_trial(record)
+        begun = time.perf_counter()
         response: Response = adapter.send(request, **kwargs)
+        response.elapsed = timedelta(seconds=time.perf_counter() - begun)
         response.history.append(refused)
         if response.status_code == 401:
             self._calls.note_refused_again(record)
         else:
-            self._calls.note_accepted(record)
+            self._calls.note_accepted(record, retried=True)
         return response, other
 
     def _sign_again(self, refused: Response, signature: _Signature, record: TokenRecord) -> _Signature:
@@ -195,30 +232,56 @@ class _Watch:
         return other
 
 
+class _NoWatch:
+    """What became of a watch in another process: a hook that does nothing."""
+
+    def __call__(self, response: Response, **kwargs: Any) -> Response:
+        return response
+
+
 def _signed(
     signer: Any, request: PreparedRequest, record: TokenRecord, origin: Origin
 ) -> _Signature | BrokerError:
-    """Let ``signer`` sign, and see what it did. Never raises: it holds the token in plain."""
+    """Let ``signer`` sign, and see what it did. Never raises: it holds the token in plain.
+
+    Headers that hold the token already are taken off before, to see whether the signer sets them.
+    """
     before, body, token = _visible(request), request.body, record.access_token.expose()
-    try:
-        signed = signer.attach(request, record)
-        if signed is not request:
-            vars(request).update(vars(signed))
-    except BrokerError as raised:
-        return copy.copy(raised)  # without its traceback, whose frames may hold the token
-    except Exception as raised:  # noqa: BLE001 - a signer may raise anything
-        return ConfigError(f"the signer failed ({type(raised).__name__})")
+    held = {name: value for name, value in request.headers.items() if token in _text(value)}
+    for name in held:
+        del request.headers[name]
+    error = _attached(signer, request, record)
+    after = _visible(request)
+    for name, value in held.items():
+        request.headers.setdefault(name, value)
+    if error is not None:
+        return error
     if request.body is not body or origin_of(request.url or "") != origin:
         return ConfigError(
             "the signer changed the request's body or origin: a token goes in a header or the URL"
         )
-    after = _visible(request)
-    changed = [name for name, value in after.items() if before.get(name) != value or token in _text(value)]
+    lowered = {name.lower() for name in held}
+    changed = [name for name, value in after.items() if name in lowered or before.get(name) != value]
     if not changed:
         return ConfigError("the signer attached nothing to the request")
     marks = {name: _hashed(after[name]) for name in changed}
-    kept = {name: before.get(name) for name in changed if token not in _text(before.get(name))}
+    kept = {name: before.get(name) for name in changed if before.get(name) != after[name]}
     return _Signature(record, origin, marks, kept)
+
+
+def _attached(signer: Any, request: PreparedRequest, record: TokenRecord) -> BrokerError | None:
+    """Sign ``request`` itself; give what is wrong."""
+    try:
+        signed = signer.attach(request, record)
+    except BrokerError as raised:
+        return copy.copy(raised)  # without its traceback, whose frames may hold the token
+    except Exception as raised:  # noqa: BLE001 - a signer may raise anything
+        return ConfigError(f"the signer failed ({type(raised).__name__})")
+    if not isinstance(signed, PreparedRequest):
+        return ConfigError(f"the signer's attach must give a request, not {type(signed).__name__}")
+    if signed is not request:
+        vars(request).update(vars(signed))
+    return None
 
 
 def _visible(request: PreparedRequest) -> dict[str, Any]:
@@ -287,41 +350,3 @@ def _require_scope(response: Response, record: TokenRecord, *, stream: bool) -> 
     if error is not None:
         response.close()
         raise error
-
-
-def _leads_elsewhere(response: Response, origin: Origin) -> bool:
-    """Whether ``requests`` would follow ``response`` to another origin, or to who knows where."""
-    if not response.is_redirect:
-        return False
-    location = response.headers["Location"]
-    if any(char < " " or char in "\\\x7f" for char in location):
-        return True
-    try:
-        return origin_of(urljoin(response.url, location)) != origin
-    except ValueError:
-        return True
-
-
-def _leave_behind(request: PreparedRequest, names: tuple[str, ...]) -> None:
-    """Have copies of ``request`` that this thread makes lack ``names``, until its next response.
-
-    ``requests`` makes one or two to follow a redirect. ``request`` itself stays as it was sent, so that it
-    can be sent again, and never without a token.
-    """
-    if names or "copy" in vars(request):
-        copies = vars(request).setdefault("copy", _RedirectCopies(request))
-        copies.lacking[threading.get_ident()] = names
-
-
-class _RedirectCopies:
-    """Stands for ``copy`` of one request."""
-
-    def __init__(self, request: PreparedRequest) -> None:
-        self._request = request
-        self.lacking: dict[int, tuple[str, ...]] = {}
-
-    def __call__(self) -> PreparedRequest:
-        made = type(self._request).copy(self._request)
-        for name in self.lacking.get(threading.get_ident(), ()):
-            made.headers.pop(name, None)
-        return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 import weakref
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from oauth2broker.errors import ConfigError, InsufficientScopeError
 from oauth2broker.ext.signer import HeaderSigner
 from oauth2broker.flows.broker import Broker
 from oauth2broker.flows.request import CachedTokenRequest
+from oauth2broker.forking import forget_in_children
 from oauth2broker.grants import GrantType
 from oauth2broker.quoting import safe_text
 from oauth2broker.records import TokenRecord, checked_grant
@@ -22,8 +24,9 @@ from oauth2broker.urls import is_loopback
 LONGEST_REFUSAL = 64 * 1024
 """How many bytes of a refusal's body are looked at."""
 
-_HOPELESS_SECONDS = 60.0
+_LONGEST_PAUSE = 60.0
 _MOST_REMEMBERED = 4096
+_MOST_TOKENS = 16
 _PORTS = {"http": 80, "https": 443}
 _INSUFFICIENT_SCOPE = re.compile(r'\berror\s*=\s*"?insufficient_scope\b', re.IGNORECASE)
 _SCOPE = re.compile(r'\bscope\s*=\s*"([^"]*)"', re.IGNORECASE)
@@ -31,43 +34,100 @@ _SCOPE = re.compile(r'\bscope\s*=\s*"([^"]*)"', re.IGNORECASE)
 Origin = tuple[str, str, int | None]
 
 
-class _Fingerprints:
-    """Remembers tokens by their hash, each for a minute, some thousand at most. Thread-safe."""
+class _Renewals:
+    """What came of the renewals of one principal's token that an API's refusals asked for.
 
-    def __init__(self) -> None:
-        self._until: dict[str, float] = {}
-
-    def __contains__(self, record: TokenRecord) -> bool:
-        until = self._until.get(record.access_token.fingerprint()) if self._until else None
-        return until is not None and time.monotonic() < until
-
-    def add(self, record: TokenRecord) -> None:
-        now = time.monotonic()
-        if len(self._until) >= _MOST_REMEMBERED:
-            self._until.clear()
-        for fingerprint, until in list(self._until.items()):
-            if until <= now:
-                self._until.pop(fingerprint, None)
-        self._until[record.access_token.fingerprint()] = now + _HOPELESS_SECONDS
-
-    def discard(self, record: TokenRecord) -> None:
-        if self._until:
-            self._until.pop(record.access_token.fingerprint(), None)
-
-
-class _Refusals:
-    """What APIs made of the tokens of one broker, in this process.
-
-    ``hopeless`` are those that were refused as soon as they were obtained, ``on_trial`` those that were
-    obtained because another was refused, and of which nobody knows yet.
+    A renewal is fruitless if the API refuses the token that it brought to the request for which it was
+    obtained, or to another before anybody has had it accepted. Tokens are kept by their hash, a few of them.
+    Methods that change something are called under one lock.
     """
 
     def __init__(self) -> None:
-        self.hopeless = _Fingerprints()
-        self.on_trial = _Fingerprints()
+        self._replaced: dict[str, None] = {}  # the oldest first; never has ``_brought``
+        self._fruitless: dict[str, None] = {}  # counted; the oldest first
+        self._brought: str | None = None  # by the latest renewal
+        self._is_on_trial = False  # nobody has had it accepted
+        self._is_fruitful = False  # a request for which it was obtained had it accepted
+        self._accepted: str | None = None  # the last that was
+        self._failures = 0
+        self._until = 0.0
+
+    def may_replace(self, token: str) -> bool:
+        """Whether ``token``, just refused, may be replaced now. One that was before costs no call."""
+        if token in self._replaced:
+            return True
+        if token == self._brought and self._is_on_trial:
+            self.count_fruitless(token)
+        return time.monotonic() >= self._until
+
+    def note_brought(self, refused: str, token: str) -> None:
+        """``token`` came for ``refused``."""
+        if token != self._brought:
+            self._begin(token)
+        if token != refused:
+            _add(self._replaced, refused)
+        elif time.monotonic() >= self._until:  # some providers give one token for as long as it lives
+            self._fruitless.pop(token, None)
+            self.count_fruitless(token)
+
+    def count_fruitless(self, token: str) -> None:
+        """The renewal that brought ``token`` was fruitless. Counts once, and begins a pause."""
+        if token in self._fruitless:
+            return
+        _add(self._fruitless, token)
+        now = time.monotonic()
+        if now > self._until + _LONGEST_PAUSE:
+            self._failures = 0
+        self._until = now + min(2.0**self._failures, _LONGEST_PAUSE)
+        self._failures = min(self._failures + 1, 16)
+
+    def is_known(self, token: str) -> bool:
+        """Whether :meth:`accept` would change nothing. Needs no lock."""
+        return token == self._accepted
+
+    def accept(self, token: str, *, retried: bool) -> None:
+        """``token`` was accepted; ``retried``: by a request for which it was obtained."""
+        self._accepted = token
+        if token == self._brought:
+            self._is_on_trial = False
+            self._is_fruitful = self._is_fruitful or retried
+
+    def _begin(self, token: str) -> None:
+        """Judge the renewal before: only now has everybody spoken who was sent its token."""
+        if self._is_fruitful and self._brought not in self._fruitless:
+            self._failures = 0
+        self._replaced.pop(token, None)
+        self._brought, self._is_on_trial, self._is_fruitful = token, token != self._accepted, False
 
 
-_refusals: weakref.WeakKeyDictionary[object, _Refusals] = weakref.WeakKeyDictionary()
+def _add(found: dict[str, None], token: str) -> None:
+    found[token] = None
+    if len(found) > _MOST_TOKENS:
+        del found[next(iter(found))]
+
+
+class _Memory:
+    """The renewals of the principals of one broker, in this process: of some thousand at most."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._renewals: dict[object, _Renewals] = {}
+        forget_in_children(self)
+
+    def forget_after_fork(self) -> None:
+        """Whoever held the lock is not in the child."""
+        self.lock = threading.Lock()
+
+    def of(self, key: object) -> _Renewals:
+        with self.lock:
+            found = self._renewals.pop(key, None) or _Renewals()
+            self._renewals[key] = found  # the last to be forgotten
+            if len(self._renewals) > _MOST_REMEMBERED:
+                del self._renewals[next(iter(self._renewals))]
+            return found
+
+
+_memories: weakref.WeakKeyDictionary[object, _Memory] = weakref.WeakKeyDictionary()
 """By broker, for as long as it lives: programs make an auth for every call."""
 
 
@@ -94,7 +154,8 @@ class SignedCalls:
         self._serve = serve
         self._request = request
         behind = getattr(broker, "behind", broker)  # a session stands before the broker itself
-        self._refusals = _refusals.get(behind) or _refusals.setdefault(behind, _Refusals())
+        self._memory = _memories.get(behind) or _memories.setdefault(behind, _Memory())
+        self._renewals = self._memory.of((checked_grant(grant), request.names))
         self.signer = HeaderSigner(broker.descriptor, broker.strategy) if signer is None else signer
 
     def record(self) -> TokenRecord:
@@ -104,30 +165,36 @@ class SignedCalls:
     def instead_of(self, refused: TokenRecord) -> TokenRecord | None:
         """Give another record than ``refused``, whose token an API would not take; one call for all who ask.
 
-        None for a token that was refused as soon as it was obtained: an API that takes none at all would
-        have us call the provider for each of its answers. After a minute it is tried again.
+        None while renewals pause: an API that takes no token at all would have us call the provider for each
+        of its answers. A fruitless renewal is followed by a pause of a second, the next by two, then four ...
+        up to a minute.
         """
-        if refused in self._refusals.on_trial:
-            self.note_refused_again(refused)
-        if refused in self._refusals.hopeless:
-            return None
-        return self._serve(self._request.rejecting(refused))
+        token = refused.access_token.fingerprint()
+        with self._memory.lock:
+            if not self._renewals.may_replace(token):
+                return None
+        record = self._serve(self._request.rejecting(refused))
+        brought = record.access_token.fingerprint()
+        with self._memory.lock:
+            self._renewals.note_brought(token, brought)
+        return None if brought == token else record
 
     def note_refused_again(self, record: TokenRecord) -> None:
         """The token of ``record``, obtained because another was refused, was refused, too."""
-        self._refusals.hopeless.add(record)
-        self._refusals.on_trial.discard(record)
+        token = record.access_token.fingerprint()
+        with self._memory.lock:
+            self._renewals.count_fruitless(token)
 
-    def note_trial(self, record: TokenRecord) -> None:
-        """The token of ``record``, obtained because another was refused, is about to be sent.
+    def note_accepted(self, record: TokenRecord, *, retried: bool = False) -> None:
+        """An API answered a request with the token of ``record`` with something else than 401.
 
-        Until it is accepted, an API that refuses it to any thread refused it at once.
+        ``retried``: the request had been refused with another token.
         """
-        self._refusals.on_trial.add(record)
-
-    def note_accepted(self, record: TokenRecord) -> None:
-        """An API answered a request with the token of ``record`` with something else than 401."""
-        self._refusals.on_trial.discard(record)
+        token = record.access_token.fingerprint()
+        if not retried and self._renewals.is_known(token):
+            return
+        with self._memory.lock:
+            self._renewals.accept(token, retried=retried)
 
 
 def checked_origin(url: str) -> Origin:
