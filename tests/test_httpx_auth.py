@@ -756,3 +756,31 @@ def test_the_request_that_is_served_is_the_one_given(broker: Broker, provider: L
     stranger = CachedTokenRequest("tenant-acme", "user-2", "openid profile")
     with httpx.Client(trust_env=False) as web, pytest.raises(AuthorizationRequiredError):
         web.get("https://api.example.com/", auth=HttpxBrokerAuth(broker, stranger))
+
+
+class QuerySigner:
+    """Puts the token in the query."""
+
+    def attach(self, request: httpx.Request, record: TokenRecord) -> httpx.Request:
+        request.url = request.url.copy_merge_params({"key": record.access_token.expose()})
+        return request
+
+
+def test_a_request_that_carried_no_token_gets_none_rejected(
+    broker: Broker, provider: LoopbackProvider, auth: HttpxBrokerAuth
+) -> None:
+    """A redirect leaves a token in the query behind: the 401 it meets says nothing of it."""
+
+    def api(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/moved":
+            return httpx.Response(302, headers={"Location": "/here"})
+        return httpx.Response(401)
+
+    calls = provider.token_calls
+    by_query = HttpxBrokerAuth(broker, USER_REQUEST, signer=QuerySigner())
+    with httpx.Client(auth=by_query, transport=httpx.MockTransport(api), follow_redirects=True) as client:
+        for _ in range(3):
+            assert client.get("https://api.example.com/moved").status_code == 401
+        assert provider.token_calls == calls
+        assert client.get("https://api.example.com/here").status_code == 401
+    assert provider.token_calls == calls + 1

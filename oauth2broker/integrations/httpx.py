@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 from collections.abc import Generator, Iterator
 from typing import Any, NoReturn
 
@@ -64,16 +65,16 @@ class HttpxBrokerAuth(httpx.Auth):
         record, retried = self._calls.record(), False
         guard = _Guard(origin, former.inner if isinstance(former, _Guard) else former)
         response = yield self._sign(request, record, guard)
-        if guard.stayed(response) and response.status_code == 401:
+        if guard.tells(response) and response.status_code == 401:
             another = self._calls.instead_of(record)
             if another is None or not _can_replay(response.request):
                 return
             record = another
             retried = True
             response = yield self._sign(response.request, record, guard)
-            if guard.stayed(response) and response.status_code == 401:
+            if guard.tells(response) and response.status_code == 401:
                 self._calls.note_refused_again(record)
-        if not guard.stayed(response) or response.status_code == 401:
+        if not guard.tells(response) or response.status_code == 401:
             return
         self._calls.note_accepted(record, retried=retried)
         if response.status_code == 403:
@@ -94,12 +95,13 @@ class _Guard:
     """Keeps one request's token from other origins, as httpcore's trace of it and of its redirects.
 
     httpx takes ``Authorization`` off a redirect to another origin, and no other header. ``names`` are those
-    that carry the token. One that went elsewhere does not get it back.
+    that carry the token, ``urls`` hashes of those that do. One that went elsewhere does not get it back.
     """
 
     def __init__(self, origin: Origin, inner: Any) -> None:
         self.inner = inner
         self.names: set[str] = set()
+        self.urls: set[bytes] = set()
         self._origin = origin
         self._has_left = False
 
@@ -113,8 +115,14 @@ class _Guard:
         """Whether ``url`` is of the origin that the token is for."""
         return origin_of(_origin_text(url)) == self._origin
 
-    def stayed(self, response: httpx.Response) -> bool:
-        """Whether ``response`` and all before it are of that origin: else it says nothing of the token."""
+    def tells(self, response: httpx.Response) -> bool:
+        """Whether ``response`` says something of the token.
+
+        Not when it, or one before it, is of another origin, nor when a redirect left the token in the URL
+        behind.
+        """
+        if self.urls and _hash_of(response.request.url) not in self.urls:
+            return False
         return all(self.leads_home(each.request.url) for each in (*response.history, response))
 
     def strip(self, request: httpx.Request) -> bool:
@@ -163,6 +171,8 @@ def _signed(
     if not changed and signed.url == url:
         return ConfigError("the signer attached nothing to the request")
     guard.names |= changed
+    if signed.url != url:
+        guard.urls.add(_hash_of(signed.url))
     signed.extensions = {**signed.extensions, _TRACE: guard}
     return signed
 
@@ -187,6 +197,11 @@ def _restore(request: httpx.Request, held: dict[str, str]) -> None:
 def _origin_text(url: httpx.URL) -> str:
     """Give scheme, host and port of ``url`` as they are connected to."""
     return f"{url.scheme}://{url.netloc.decode('ascii')}"
+
+
+def _hash_of(url: httpx.URL) -> bytes:
+    """Give the SHA-256 of ``url``, which may hold a token."""
+    return hashlib.sha256(str(url).encode()).digest()
 
 
 def _bracketed(host: str) -> str:
