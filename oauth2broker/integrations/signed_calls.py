@@ -230,19 +230,18 @@ def missing_scope(
 
     It is said in ``WWW-Authenticate`` (RFC 6750 section 3.1), by some in a JSON body.
     """
-    challenge = headers.get("WWW-Authenticate") or ""
-    said = bool(_INSUFFICIENT_SCOPE.search(challenge)) or _says_so(body)
-    if not said:
+    challenge, members = headers.get("WWW-Authenticate") or "", _members(body)
+    if not _INSUFFICIENT_SCOPE.search(challenge) and members.get("error") != "insufficient_scope":
         return None
     wanted = _SCOPE.search(challenge)
-    scope = safe_text(wanted[1], [record.access_token]) if wanted else None
+    scope = safe_text(wanted[1] if wanted else members.get("scope"), [record.access_token])
     more = f": it needs {scope}" if scope else ""
     return InsufficientScopeError(f"the API refused the token's scope{more}", status=403)
 
 
-def _says_so(body: bytes) -> bool:
+def _members(body: bytes) -> Mapping[str, Any]:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and found.get("error") == "insufficient_scope"
+        return {}
+    return found if isinstance(found, dict) else {}
