@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from oauth2broker import (
     BrokerError,
     CompareAndSwapOutcome,
     ConfigError,
+    DelayedError,
     FlowEvent,
     GrantType,
     HttpRequest,
@@ -49,6 +51,7 @@ from oauth2broker import (
     StateMismatchError,
     StoreError,
     StoreKey,
+    TokenBucket,
     TokenRecord,
     TokenSecret,
     TransientError,
@@ -670,6 +673,24 @@ def test_no_secret_shows_when_transport_and_mapper_tell_all_they_know(
         assert isinstance(stage.run(lambda: broker.revoke(USER_REQUEST)), TransientError | TransportError)
 
 
+def test_no_secret_shows_when_a_budget_delays_or_a_walk_reports(stage: Stage) -> None:
+    """Neither in the error of a call that was not made, nor in what a walk through the store gives."""
+    budget = TokenBucket(2, timedelta(days=10))
+    with stage.broker(rate_limit=budget) as broker:
+        stage.log_in(broker)
+        stage.clock.advance(3000)
+        hour = timedelta(hours=1)
+        assert broker.renew_due(within=hour, jitter=timedelta()).renewed == 1
+        assert isinstance(stage.renew(broker), DelayedError)
+        stage.clock.advance(3000)
+        report = broker.renew_due(within=hour, jitter=timedelta(), patience=timedelta())
+        [error] = report.errors.values()
+        assert isinstance(error, DelayedError)
+        stage.witness.see_error(error)
+        stage.witness.look("report", f"{report} {broker.prune(older_than=timedelta())}")
+    stage.witness.assert_silence()
+
+
 def test_no_secret_shows_when_the_user_interrupts(stage: Stage) -> None:
     """Ctrl-C in the middle of a send: our frames in its traceback hold nothing plain."""
 
@@ -814,6 +835,7 @@ def test_every_error_class_has_been_seen() -> None:
         StateMismatchError,
         SerializationError,
         BackendError,
+        DelayedError,
     }
     public = {
         found
