@@ -101,12 +101,19 @@ if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one 
         BrokerSession as BrokerSession,
     )
     from oauth2broker.obs import (
+        FlightWait as FlightWait,
         FlowEvent as FlowEvent,
         FlowKind as FlowKind,
         FlowOutcome as FlowOutcome,
         FlowSpan as FlowSpan,
+        FlowStep as FlowStep,
+        LeaseWait as LeaseWait,
+        Level as Level,
+        LevelObserver as LevelObserver,
         Observer as Observer,
+        ProviderCall as ProviderCall,
         RefreshMetrics as RefreshMetrics,
+        RefreshResult as RefreshResult,
         record_flow_outcome as record_flow_outcome,
     )
     from oauth2broker.provider.descriptor import (
@@ -198,7 +205,10 @@ _PUBLIC = {
     "ids": "PrincipalId ProviderId TenantId",
     "integrations.requests": "BrokerAuth",
     "integrations.requests_oauthlib": "BrokerSession",
-    "obs": "FlowEvent FlowKind FlowOutcome FlowSpan Observer RefreshMetrics record_flow_outcome",
+    "obs": (
+        "FlightWait FlowEvent FlowKind FlowOutcome FlowSpan FlowStep LeaseWait Level LevelObserver Observer "
+        "ProviderCall RefreshMetrics RefreshResult record_flow_outcome"
+    ),
     "provider.descriptor": "ProviderDescriptor",
     "provider.kinds": "BodyFormat ClientAuthMethod Endpoint PkceSupport RotationPolicy",
     "provider.quirks": "ExpiryRule ProviderQuirks TimeUnit",

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from oauth2broker import Broker, ConfigError, MemoryStore, StoreKey, TokenFamily, TransientError
+from oauth2broker import Broker, ConfigError, MemoryStore, ProviderId, StoreKey, TokenFamily, TransientError
 from oauth2broker.flows.singleflight import Flights, Outcome
+from oauth2broker.flows.telemetry import Telemetry
 from oauth2broker.grants import GrantType
 from oauth2broker.testing import LoopbackProvider
 from tests.support import USER_REQUEST, Crowd, ManualClock, log_in
@@ -17,6 +18,7 @@ from tests.support import USER_REQUEST, Crowd, ManualClock, log_in
 KEY = StoreKey(TokenFamily("t", "p", "x", "c"), "fingerprint", None, GrantType.AUTHORIZATION_CODE)
 OTHER = StoreKey(TokenFamily("t", "q", "x", "c"), "fingerprint", None, GrantType.AUTHORIZATION_CODE)
 DONE = Outcome(None)
+SILENT = Telemetry((), ProviderId("x"), lambda: 0.0)
 
 
 class HeldWork:
@@ -35,7 +37,7 @@ class HeldWork:
 
 def test_joiners_get_the_leaders_outcome() -> None:
     """The work is done once; everyone holds the very same outcome."""
-    flights, work = Flights(10.0), HeldWork()
+    flights, work = Flights(10.0, SILENT), HeldWork()
     crowd = Crowd(16, lambda: flights.join_or_lead(KEY, work)).start()
     assert work.began.wait(10.0)
     work.may_end.set()
@@ -46,7 +48,7 @@ def test_joiners_get_the_leaders_outcome() -> None:
 
 def test_who_will_not_wait_is_told_at_once() -> None:
     """lead_if_none gives None while a flight is under way, and leads when none is."""
-    flights, work = Flights(10.0), HeldWork()
+    flights, work = Flights(10.0, SILENT), HeldWork()
     leader = Crowd(1, lambda: flights.join_or_lead(KEY, work)).start()
     assert work.began.wait(10.0)
     assert flights.lead_if_none(KEY, work) is None
@@ -58,7 +60,7 @@ def test_who_will_not_wait_is_told_at_once() -> None:
 
 def test_lead_waits_for_the_flight_under_way_and_then_does_its_own_work() -> None:
     """A login after a refresh does not take the refresh's outcome for its own."""
-    flights, work = Flights(10.0), HeldWork()
+    flights, work = Flights(10.0, SILENT), HeldWork()
     leader = Crowd(1, lambda: flights.join_or_lead(KEY, work)).start()
     assert work.began.wait(10.0)
     second = Crowd(1, lambda: flights.lead(KEY, lambda: DONE)).start()
@@ -70,7 +72,7 @@ def test_lead_waits_for_the_flight_under_way_and_then_does_its_own_work() -> Non
 
 def test_a_joiner_does_not_wait_for_ever() -> None:
     """After its bound it gets a TransientError; the flight goes on."""
-    flights, work = Flights(0.01), HeldWork()
+    flights, work = Flights(0.01, SILENT), HeldWork()
     leader = Crowd(1, lambda: flights.join_or_lead(KEY, work)).start()
     assert work.began.wait(10.0)
     with pytest.raises(TransientError):
@@ -82,7 +84,7 @@ def test_a_joiner_does_not_wait_for_ever() -> None:
 @pytest.mark.parametrize("method", ["join_or_lead", "lead_if_none", "lead"])
 def test_a_call_from_inside_its_own_flight_is_a_mistake(method: str) -> None:
     """FAULTS 24: told at once; another key is another flight."""
-    flights = Flights(10.0)
+    flights = Flights(10.0, SILENT)
 
     def reenter() -> Outcome:
         getattr(flights, method)(OTHER, lambda: DONE)
@@ -96,7 +98,7 @@ def test_a_call_from_inside_its_own_flight_is_a_mistake(method: str) -> None:
 
 def test_a_flight_whose_leader_dies_leaves_nothing_behind() -> None:
     """FAULTS 23: the next one leads."""
-    flights = Flights(10.0)
+    flights = Flights(10.0, SILENT)
 
     def die() -> Outcome:
         raise KeyboardInterrupt

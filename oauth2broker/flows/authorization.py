@@ -19,6 +19,7 @@ from oauth2broker.flows.tools import Tools
 from oauth2broker.grants import GrantType
 from oauth2broker.ids import PrincipalId, TenantId
 from oauth2broker.issued import build_record, read_subject
+from oauth2broker.obs import RefreshResult
 from oauth2broker.payloads import read_extra
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.provider.kinds import PkceSupport
@@ -169,7 +170,8 @@ class AuthorizationFlow:
             descriptor=self._endpoint.descriptor,
         )
         record = _with_kept_refresh_token(record, previous)
-        self._tools.keeper.put(lambda: self._tools.store.save(record), record, previous, lease)
+        if not self._tools.keeper.save(record, previous, lease):
+            self._tools.telemetry.note(RefreshResult.PERSIST_FAILED)
         return record
 
     def _recover(
@@ -198,7 +200,7 @@ class AuthorizationFlow:
             expires_at=LONG_AGO,
             extra=read_extra(brought, self._endpoint.descriptor.quirks),
         )
-        self._tools.keeper.put(lambda: self._tools.store.save(rescued), rescued, previous, lease)
+        self._tools.keeper.save(rescued, previous, lease)
 
 
 def _joined(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,11 +23,11 @@ from oauth2broker.flows.cached import CachedTokenFlow, Renewer
 from oauth2broker.flows.keeper import Keeper
 from oauth2broker.flows.request import CachedTokenRequest
 from oauth2broker.flows.singleflight import Flights
+from oauth2broker.flows.telemetry import BrokerSpan, Telemetry
 from oauth2broker.flows.tools import Tools
 from oauth2broker.flows.transport import LazyTransport
 from oauth2broker.grants import GrantType
-from oauth2broker.ids import TenantId
-from oauth2broker.obs import FlowKind, FlowSpan, Observer, RefreshMetrics
+from oauth2broker.obs import FlowKind, Observer, RefreshMetrics
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.records import EPOCH, StoreKey, TokenFamily, TokenRecord, checked_grant
 from oauth2broker.secret import usable_secret
@@ -110,7 +110,6 @@ class Broker:
         self._client = client
         self._strategy = strategy
         self._rate_limit = rate_limit
-        self._observers = tuple(observers)
         cert = client_auth.cert if isinstance(client_auth, TlsClientAuth) else None
         if cert is not None and getattr(http_client, "presents_certificate", True) is False:
             raise ConfigError(
@@ -118,17 +117,21 @@ class Broker:
             )
         self._transport = LazyTransport(http_client, error_mapper, cert)
         self._metrics = RefreshMetrics()
+        seconds = _posix_now if clock is utc_now else lambda: (clock() - EPOCH).total_seconds()
+        self._telemetry = Telemetry(observers, descriptor.id, seconds)
+        self._is_observed = bool(self._telemetry.observers)
         bounds = Bounds()
         guarded = self._store if type(self._store) in _KEEP_THE_CONTRACT else GuardedStore(self._store)
-        self._keeper = Keeper(guarded, bounds)
-        self._flights = Flights(bounds.join)
+        self._keeper = Keeper(guarded, bounds, self._telemetry)
+        self._flights = Flights(bounds.join, self._telemetry)
         self._tools = Tools(
             store=guarded,
             keeper=self._keeper,
             flights=self._flights,
             metrics=self._metrics,
+            telemetry=self._telemetry,
             clock=clock,
-            seconds=_posix_now if clock is utc_now else lambda: (clock() - EPOCH).total_seconds(),
+            seconds=seconds,
             bounds=bounds,
             make_endpoint=self._make_endpoint,
         )
@@ -208,8 +211,8 @@ class Broker:
 
         found = late.parse_callback(callback)
         del callback  # it holds the code; from here on nothing plain is in this frame
-        with self._span(FlowKind.AUTHORIZATION_CODE, "complete_authorization", session.tenant):
-            return self._authorization().complete(session, found)
+        with self._span(FlowKind.AUTHORIZATION_CODE, "complete_authorization", session.tenant) as span:
+            return span.served(self._authorization().complete(session, found))
 
     def exchange_code(self, session: AuthorizationSession, code: str) -> TokenRecord:
         """Exchange a code (RFC 6749 section 4.1.3) whose callback the caller has checked; store the token.
@@ -221,8 +224,8 @@ class Broker:
         """
         secret = usable_secret(code)
         del code  # from here on nothing plain is in this frame
-        with self._span(FlowKind.AUTHORIZATION_CODE, "exchange_code", session.tenant):
-            return self._authorization().exchange(session, secret)
+        with self._span(FlowKind.AUTHORIZATION_CODE, "exchange_code", session.tenant) as span:
+            return span.served(self._authorization().exchange(session, secret))
 
     def refresh_access_token(self, request: CachedTokenRequest) -> TokenRecord:
         """Give a user's token that works: from the store, or renewed (RFC 6749 section 6) exactly once.
@@ -231,10 +234,10 @@ class Broker:
         the user must authorize again, :class:`TransientError` or :class:`TransportError` when the provider
         cannot be asked now, :class:`InvalidClientError`, :class:`StoreError`.
         """
-        if not self._observers:
+        if not self._is_observed:
             return self._users_tokens.serve(request)
-        with self._span(FlowKind.REFRESH, "refresh_access_token", request.tenant):
-            return self._users_tokens.serve(request)
+        with self._span(FlowKind.REFRESH, "refresh_access_token", request.tenant) as span:
+            return span.serve(partial(self._users_tokens.serve, request))
 
     def client_credentials(self, request: CachedTokenRequest) -> TokenRecord:
         """Give a token of the client itself that works: from the store, or obtained (RFC 6749 section 4.4).
@@ -242,10 +245,10 @@ class Broker:
         Raises :class:`TransientError` or :class:`TransportError` when the provider cannot be asked now,
         :class:`InvalidClientError`, :class:`InsufficientScopeError`, :class:`StoreError`.
         """
-        if not self._observers:
+        if not self._is_observed:
             return self._own_tokens.serve(request)
-        with self._span(FlowKind.CLIENT_CREDENTIALS, "client_credentials", request.tenant):
-            return self._own_tokens.serve(request)
+        with self._span(FlowKind.CLIENT_CREDENTIALS, "client_credentials", request.tenant) as span:
+            return span.serve(partial(self._own_tokens.serve, request))
 
     def revoke(
         self, request: CachedTokenRequest, grant: str = GrantType.AUTHORIZATION_CODE
@@ -259,7 +262,12 @@ class Broker:
         """
         from oauth2broker.flows import late
 
-        return late.RevocationFlow(self._tools).revoke(self.key_for(request, grant))
+        key = self.key_for(request, grant)
+        own = key.grant is GrantType.CLIENT_CREDENTIALS
+        with self._span(
+            FlowKind.CLIENT_CREDENTIALS if own else FlowKind.AUTHORIZATION_CODE, "revoke", request.tenant
+        ):
+            return late.RevocationFlow(self._tools).revoke(key)
 
     def renew_due(
         self,
@@ -353,7 +361,7 @@ class Broker:
             family = key.family
             return (family.provider, family.client_id) == (self._descriptor.id, self._client.client_id)
 
-        def span(tenant: str) -> AbstractContextManager[object]:
+        def span(tenant: str) -> BrokerSpan:
             return self._span(FlowKind.REFRESH, "renew_due", tenant)
 
         return late.Upkeep(self._tools, self._users_tokens, is_ours, span)
@@ -364,12 +372,14 @@ class Broker:
         strategy = self.strategy or late.DefaultProviderStrategy()
         client, transport = self._client, self._transport.get
         return late.TokenEndpoint(
-            self._descriptor, strategy, client, transport, self._rate_limit, self._tools.clock
+            self._descriptor,
+            strategy,
+            client,
+            transport,
+            self._rate_limit,
+            self._tools.clock,
+            self._telemetry,
         )
 
-    def _span(self, flow: FlowKind, stage: str, tenant: str) -> AbstractContextManager[object]:
-        if not self._observers:
-            return nullcontext()
-        return FlowSpan(
-            flow, stage, observers=self._observers, provider=self._descriptor.id, tenant=TenantId(tenant)
-        )
+    def _span(self, flow: FlowKind, stage: str, tenant: str) -> BrokerSpan:
+        return self._telemetry.span(flow, stage, tenant)

@@ -18,6 +18,7 @@ from oauth2broker.flows.bounds import Bounds
 from oauth2broker.flows.request import CachedTokenRequest, Need
 from oauth2broker.flows.singleflight import Outcome
 from oauth2broker.flows.tools import Tools
+from oauth2broker.obs import RefreshResult
 from oauth2broker.records import StoreKey, TokenRecord
 
 _FLIGHTS_PER_CALL = 2
@@ -56,6 +57,7 @@ class CachedTokenFlow:
         self._tools = tools
         self._store = tools.store
         self._keeper = tools.keeper
+        self._telemetry = tools.telemetry
         self._clock = tools.clock
         self._seconds = tools.seconds
         self._build_key = build_key
@@ -82,6 +84,7 @@ class CachedTokenFlow:
         work = partial(self._fly, request, key, seen, patient=False)
         outcome = self._tools.flights.lead_if_none(key, work)
         if outcome is None:
+            self._telemetry.note(RefreshResult.SERVED_CURRENT)
             return False
         if outcome.error is not None:
             raise copy.copy(outcome.error)
@@ -115,12 +118,12 @@ class CachedTokenFlow:
         self, request: CachedTokenRequest, key: StoreKey, record: TokenRecord, now: datetime
     ) -> TokenRecord:
         """Renew in the advisory window, unless somebody is at it: the record still works."""
-        if not self._make_renewer().may_renew_ahead(request, record, now):
-            return record
-        outcome = self._tools.flights.lead_if_none(
-            key, partial(self._fly, request, key, record, patient=False)
-        )
+        outcome: Outcome | None = None
+        if self._make_renewer().may_renew_ahead(request, record, now):
+            work = partial(self._fly, request, key, record, patient=False)
+            outcome = self._tools.flights.lead_if_none(key, work)
         if outcome is None:
+            self._telemetry.note(RefreshResult.SERVED_CURRENT)
             return record
         found = answer(request, outcome, record, self._clock())
         if found is None:  # it no longer works: that took long
@@ -144,6 +147,7 @@ class CachedTokenFlow:
         try:
             return self._make_renewer().renew(request, key, seen, patient=patient)
         except BrokerError as error:
+            self._telemetry.note_failure(error)
             grant_is_dead = isinstance(error, InvalidGrantError)
             return Outcome(None if grant_is_dead else seen, copy.copy(error))
 

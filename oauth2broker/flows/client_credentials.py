@@ -17,7 +17,7 @@ from oauth2broker.flows.turn import seconds_to_back_off
 from oauth2broker.grants import GrantType
 from oauth2broker.issued import build_record
 from oauth2broker.oauth import format_resource, format_scope
-from oauth2broker.obs import logger
+from oauth2broker.obs import RefreshResult, logger
 from oauth2broker.payloads import TokenAnswer
 from oauth2broker.records import LONG_AGO, StoreKey, TokenRecord
 
@@ -39,6 +39,7 @@ class ClientCredentialsFlow:
     ) -> Outcome:
         with ExitStack() as stack:
             if not self._enter_lease(stack, key, patient=patient):
+                self._tools.telemetry.note(RefreshResult.SERVED_CURRENT)
                 return Outcome(seen)
             return self._renew(request, key, seen)
 
@@ -57,6 +58,7 @@ class ClientCredentialsFlow:
             if record.revoked_at is not None:
                 raise RevokedError("the service token was revoked")
             if is_newer_and_serves(request, seen, record, now):
+                self._tools.telemetry.note(RefreshResult.ADOPTED)
                 return Outcome(record)
             seconds = seconds_to_back_off(record, self._tools.bounds, now)
             if seconds > 0:
@@ -92,7 +94,8 @@ class ClientCredentialsFlow:
         if request.rejects(record):  # a provider that repeats itself is not asked by every caller
             record = replace(record, **back_off(0, TransientError(), self._tools.bounds, sent_at))
         no_lease = ExitStack()  # a record that cannot be stored keeps nobody else from obtaining one
-        self._keeper.put(lambda: self._store.save(record), record, stale, no_lease)
+        is_saved = self._keeper.save(record, stale, no_lease)
+        self._tools.telemetry.note(RefreshResult.RENEWED if is_saved else RefreshResult.PERSIST_FAILED)
         return Outcome(record, renewed=True)
 
     def _note_failure(

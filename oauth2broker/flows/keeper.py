@@ -17,8 +17,9 @@ from typing import TypeVar
 
 from oauth2broker.errors import BackendError, StoreError, TransientError
 from oauth2broker.flows.bounds import Bounds
+from oauth2broker.flows.telemetry import Telemetry
 from oauth2broker.forking import forget_in_children
-from oauth2broker.obs import logger
+from oauth2broker.obs import Level, logger
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.stores.base import BrokerStore
 
@@ -50,10 +51,11 @@ class Unsaved:
 class Keeper:
     """Reads, leases and writes that must not be lost. Safe to share between threads."""
 
-    def __init__(self, store: BrokerStore, bounds: Bounds) -> None:
+    def __init__(self, store: BrokerStore, bounds: Bounds, telemetry: Telemetry) -> None:
         self.unsaved: dict[str, Unsaved] = {}
         self._store = store
         self._bounds = bounds
+        self._telemetry = telemetry
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._closed = threading.Event()
@@ -75,7 +77,8 @@ class Keeper:
             return unsaved.record
         if unsaved.stands_for(stored):
             return unsaved.record
-        self._drop(unsaved)
+        if self._drop(unsaved):
+            self._telemetry.track(Level.UNSAVED_RECORDS, -1)
         return stored
 
     @contextmanager
@@ -115,6 +118,15 @@ class Keeper:
         self._keep(record, replaced, lease)
         return None
 
+    def save(self, record: TokenRecord, replaced: TokenRecord | None, lease: ExitStack) -> bool:
+        """Save ``record``, or keep it (False)."""
+
+        def write() -> bool:
+            self._store.save(record)
+            return True
+
+        return self.put(write, record, replaced, lease) is not None
+
     def close(self) -> None:
         """Try a last time to write what is unsaved."""
         self._closed.set()
@@ -138,7 +150,9 @@ class Keeper:
             self._require_try()
             self._write(unsaved, patience=self._bounds.flush)
         stack = ExitStack()
-        is_ours = stack.enter_context(self._store.refresh_lease(key, timeout=timeout))
+        with self._telemetry.lease_wait() as had:
+            is_ours = stack.enter_context(self._store.refresh_lease(key, timeout=timeout))
+            had.append(is_ours)
         try:
             yield stack if is_ours else None
         finally:
@@ -155,6 +169,8 @@ class Keeper:
             earlier = self.unsaved.get(digest)
             replaced = replaced if earlier is None else earlier.replaced
             self.unsaved[digest] = Unsaved(replaced, record, lease.pop_all())
+        if earlier is None:
+            self._telemetry.track(Level.UNSAVED_RECORDS, 1)
         self._require_writer()
 
     def _write(self, unsaved: Unsaved, *, patience: float = 0.0) -> None:
@@ -164,25 +180,30 @@ class Keeper:
         """
         if not (self._writing.acquire(timeout=patience) if patience else self._writing.acquire(False)):
             raise BackendError("an unsaved record is being written at this moment")
+        is_written = False
         try:
             if self.unsaved.get(unsaved.record.key.digest) is unsaved:
-                self._replace(unsaved)
+                is_written = self._replace(unsaved)
         except StoreError:
             self._failed_at = time.monotonic()
             raise
         finally:
             self._writing.release()
+        if is_written:
+            self._telemetry.track(Level.UNSAVED_RECORDS, -1)
 
-    def _replace(self, unsaved: Unsaved) -> None:
+    def _replace(self, unsaved: Unsaved) -> bool:
+        """Write ``unsaved`` if it still stands for what is stored, and drop it."""
         key, replaced = unsaved.record.key, unsaved.replaced
         if unsaved.stands_for(self._store.fetch(key)):
             if replaced is None or replaced.revoked_at is not None:
                 self._store.save(unsaved.record)
             else:
                 self._store.compare_and_swap_refresh(key, replaced.refresh_token, unsaved.record)
-        self._drop(unsaved)
+        return self._drop(unsaved)
 
-    def _drop(self, unsaved: Unsaved) -> None:
+    def _drop(self, unsaved: Unsaved) -> bool:
+        """Forget ``unsaved`` and release its lease; False when somebody has done so."""
         digest = unsaved.record.key.digest
         with self._lock:
             is_there = self.unsaved.get(digest) is unsaved
@@ -190,6 +211,7 @@ class Keeper:
                 del self.unsaved[digest]
         if is_there:
             _let_go(unsaved.lease)
+        return is_there
 
     def _write_all(self, *, patience: float = 0.0) -> None:
         for unsaved in list(self.unsaved.values()):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from oauth2broker.errors import ConfigError, TransientError
 from oauth2broker.ext.lease import TokenLeaseContext, TokenLeaseState
@@ -230,6 +231,6 @@ class TokenLender:
     def _renew(self, request: CachedTokenRequest, seen: TokenRecord) -> TokenRecord:
         """Renew what still works. A token that came since ``seen`` was served is adopted, not replaced."""
         kind = FlowKind.CLIENT_CREDENTIALS if self._flow is self._broker._own_tokens else FlowKind.REFRESH
-        with self._broker._span(kind, "lend", request.tenant):
-            key = self._broker.key_for(request, self._grant)
-            return self._flow.renew_first(request.force_refresh(), key, seen)
+        key = self._broker.key_for(request, self._grant)
+        with self._broker._span(kind, "lend", request.tenant) as span:
+            return span.serve(partial(self._flow.renew_first, request.force_refresh(), key, seen))

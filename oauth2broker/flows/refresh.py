@@ -31,11 +31,18 @@ from oauth2broker.flows.turn import (
 from oauth2broker.grants import GrantType
 from oauth2broker.issued import build_record
 from oauth2broker.oauth import format_resource
-from oauth2broker.obs import logger
+from oauth2broker.obs import RefreshResult, logger
 from oauth2broker.payloads import TokenAnswer
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.secret import TokenSecret
 from oauth2broker.stores.base import CompareAndSwapOutcome
+
+_RESULTS = {
+    None: RefreshResult.PERSIST_FAILED,
+    CompareAndSwapOutcome.UPDATED: RefreshResult.RENEWED,
+    CompareAndSwapOutcome.REFRESH_MISMATCH: RefreshResult.CAS_LOST,
+    CompareAndSwapOutcome.MISSING: RefreshResult.CAS_LOST,
+}
 
 
 class RefreshFlow:
@@ -62,6 +69,7 @@ class RefreshFlow:
         keeper = self._tools.keeper
         with keeper.lease(key) if patient else keeper.try_lease(key) as lease:
             if lease is None:
+                self._tools.telemetry.note(RefreshResult.SERVED_CURRENT)
                 return Outcome(seen)
             result = _Renewal(self._tools, request, key, seen, lease).run()
         if isinstance(result, _Orphan):
@@ -92,6 +100,7 @@ class _Renewal:
         record = self._fetch_alive()
         now = self.tools.clock()
         if is_newer_and_serves(self.request, self.seen, record, now):
+            self.tools.telemetry.note(RefreshResult.ADOPTED)
             return Outcome(record)
         refresh_token = self._require_renewable(record)
         self._require_turn(record, now)
@@ -184,6 +193,7 @@ class _Renewal:
             record = replace(record, **noted)
         outcome = self._swap_surely(attempted, record)
         self.tools.metrics.count_end(success=outcome in {CompareAndSwapOutcome.UPDATED, None})
+        self.tools.telemetry.note(_RESULTS[outcome])
         match outcome:
             case CompareAndSwapOutcome.UPDATED | None:
                 return Outcome(record, renewed=True)
@@ -203,6 +213,7 @@ class _Renewal:
             logger.warning("a dead grant could not be marked: %s", type(failed).__name__)
         if left is None or left.revoked_at is not None:
             logger.warning("the provider refused a grant; the user must authorize again")
+            self.tools.telemetry.note(RefreshResult.TOMBSTONED)
             raise error
 
     def _note_failure(self, record: TokenRecord, attempted: TokenRecord, failure: TokenFailure) -> None:

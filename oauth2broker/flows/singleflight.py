@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from oauth2broker.errors import BrokerError, ConfigError, TransientError
+from oauth2broker.flows.telemetry import Telemetry
 from oauth2broker.forking import forget_in_children
+from oauth2broker.obs import FlowSpan, Level, RefreshResult
 from oauth2broker.records import StoreKey, TokenRecord
 
 
@@ -26,12 +28,13 @@ Work = Callable[[], Outcome]
 
 
 class Flight:
-    """A renewal under way. ``outcome`` stays None when its leader died."""
+    """A renewal under way. ``outcome`` stays None when its leader died. ``span`` is the leader's."""
 
-    __slots__ = ("ended", "leader", "outcome")
+    __slots__ = ("ended", "leader", "outcome", "span")
 
-    def __init__(self) -> None:
+    def __init__(self, span: FlowSpan | None) -> None:
         self.leader = threading.get_ident()
+        self.span = span
         self.ended = threading.Event()
         self.outcome: Outcome | None = None
 
@@ -43,8 +46,9 @@ class Flights:
     that an interrupted thread could keep.
     """
 
-    def __init__(self, longest_wait: float) -> None:
+    def __init__(self, longest_wait: float, telemetry: Telemetry) -> None:
         self._longest_wait = longest_wait
+        self._telemetry = telemetry
         self._under_way: dict[str, Flight] = {}
         forget_in_children(self)
 
@@ -77,17 +81,19 @@ class Flights:
 
     def _run(self, key: StoreKey, work: Work, *, joins: bool = False, waits: bool = True) -> Outcome | None:
         deadline = time.monotonic() + self._longest_wait
-        mine = Flight()
+        mine, leads = Flight(self._telemetry.current()), False
         try:
             while (other := self._under_way.setdefault(key.digest, mine)) is not mine:
                 if other.leader == mine.leader:
                     raise ConfigError("a hook, store or transport called the broker for the key it works on")
                 if not waits:
                     return None
-                if not other.ended.wait(max(0.0, deadline - time.monotonic())):
-                    raise TransientError("another thread's renewal of this token did not end in time")
+                self._wait(other, deadline, joins=joins)
                 if joins and other.outcome is not None:
                     return other.outcome
+            self._telemetry.note(None)  # whatever was waited for before
+            self._telemetry.track_now(Level.FLIGHTS, 1)
+            leads = True
             mine.outcome = outcome = work()
             return outcome
         finally:
@@ -97,3 +103,12 @@ class Flights:
             except KeyError:
                 pass  # it was somebody else's, who has left
             mine.ended.set()
+            if leads:
+                self._telemetry.track(Level.FLIGHTS, -1)
+
+    def _wait(self, other: Flight, deadline: float, *, joins: bool) -> None:
+        if joins:
+            self._telemetry.note(RefreshResult.JOINED)
+        with self._telemetry.flight_wait(other.span):
+            if not other.ended.wait(max(0.0, deadline - time.monotonic())):
+                raise TransientError("another thread's renewal of this token did not end in time")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -19,11 +20,13 @@ from oauth2broker.ext.rate_limit import (
     RateLimitPolicy,
     RetryDirective,
 )
-from oauth2broker.flows.transport import Transport, call_amendments
+from oauth2broker.flows.telemetry import Call, Telemetry
+from oauth2broker.flows.transport import CallAmendments, Transport, call_amendments
 from oauth2broker.grants import GrantType
-from oauth2broker.obs import logger
+from oauth2broker.obs import RefreshResult, logger
 from oauth2broker.payloads import TokenAnswer
 from oauth2broker.provider.descriptor import ProviderDescriptor
+from oauth2broker.provider.kinds import Endpoint
 from oauth2broker.provider.strategy import CallbackContext, ProviderStrategy
 from oauth2broker.records import TokenFamily, TokenRecord
 from oauth2broker.scopes import ScopeSet
@@ -37,6 +40,7 @@ from oauth2broker.transports.base import (
 )
 
 _COME_BACK_LATER = {429, 503}
+_ENDPOINTS = {GrantType.REFRESH_TOKEN: Endpoint.REFRESH}
 _SHORT_PAUSE = 1.0  # seconds, where the provider does not say how long
 
 
@@ -65,6 +69,7 @@ class TokenEndpoint:
         transport: Callable[[], Transport],
         rate_limit: RateLimitPolicy | None,
         clock: Callable[[], datetime],
+        telemetry: Telemetry,
     ) -> None:
         self.descriptor = descriptor
         self.strategy = strategy
@@ -72,6 +77,7 @@ class TokenEndpoint:
         self._transport = transport
         self._rate_limit = rate_limit
         self._clock = clock
+        self._telemetry = telemetry
 
     def prepare(
         self,
@@ -102,6 +108,8 @@ class TokenEndpoint:
         result = self._exchange(call)
         if isinstance(result, TokenFailure) and result.error.status in _COME_BACK_LATER:
             self._tell_policy(call.budget, result.error)
+        if isinstance(result, TokenFailure) and not result.settled:
+            self._telemetry.note(RefreshResult.UNKNOWN)
         return result
 
     def revoke(self, record: TokenRecord, now: datetime) -> None:
@@ -117,14 +125,16 @@ class TokenEndpoint:
             raise built
         if built is None:
             return
-        response = self._send(record.grant, built.request)
         failure: TokenFailure | None
-        if isinstance(response, TokenFailure):
-            failure = response
-        else:
-            failure = answers.read_revocation_failure(
-                response, record.grant, self.descriptor, self.strategy, built.secrets
-            )
+        with self._call(Endpoint.REVOCATION, built.request) as told:
+            response = self._send(record.grant, built.request, told)
+            if isinstance(response, TokenFailure):
+                failure = response
+            else:
+                failure = answers.read_revocation_failure(
+                    response, record.grant, self.descriptor, self.strategy, built.secrets
+                )
+            told.ends_in(None if failure is None else failure.error)
         if failure is not None:
             raise failure.error
 
@@ -151,9 +161,17 @@ class TokenEndpoint:
         request = call.request if amendments is None else amendments.amend_request(call.grant, call.request)
         if isinstance(request, BrokerError):
             return TokenFailure(request, settled=True)
-        response = self._send(call.grant, request)
-        if isinstance(response, TokenFailure):
-            return response
+        with self._call(_ENDPOINTS.get(call.grant, Endpoint.TOKEN), request) as told:
+            response = self._send(call.grant, request, told)
+            result = (
+                response if isinstance(response, TokenFailure) else self._read(call, response, amendments)
+            )
+            told.ends_in(result.error if isinstance(result, TokenFailure) else None)
+        return result
+
+    def _read(
+        self, call: PreparedCall, response: HttpResponse, amendments: CallAmendments | None
+    ) -> TokenAnswer | TokenFailure:
         if amendments is not None:
             response = amendments.amend_response(call.grant, response)
         try:
@@ -198,14 +216,22 @@ class TokenEndpoint:
         if delay is not None:
             raise DelayedError(f"not called: {delay.reason}", retry_after=delay.retry_after)
 
-    def _send(self, grant: GrantType, request: HttpRequest) -> HttpResponse | TokenFailure:
+    def _call(self, endpoint: Endpoint, request: HttpRequest) -> AbstractContextManager[Call]:
+        """Tell of a call to the provider."""
+        described = self.descriptor
+        known = described.token_endpoint, described.refresh_endpoint, described.revocation_endpoint
+        return self._telemetry.call(endpoint, request.method, request.url, known)
+
+    def _send(self, grant: GrantType, request: HttpRequest, told: Call) -> HttpResponse | TokenFailure:
         transport, slot = self._transport(), ResponseMetadataSlot()
         try:
-            response = transport.client.send(request, slot)
+            with told:
+                response = transport.client.send(request, slot)
         except Exception as raised:  # noqa: BLE001 - a transport may raise anything
             return self._failure(transport.mapper, grant, slot.take(), raised)
         is_one = isinstance(response, HttpResponse)
         if is_one and type(response.status) is int and type(response.body) is bytes:
+            told.status = response.status
             return response
         error = TransportError(f"the transport gave no whole HttpResponse but {type(response).__name__}")
         return TokenFailure(error, settled=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from oauth2broker.flows.bounds import Bounds
 from oauth2broker.flows.keeper import Keeper
 from oauth2broker.flows.singleflight import Flights
+from oauth2broker.flows.telemetry import Telemetry
 from oauth2broker.obs import RefreshMetrics
 from oauth2broker.stores.base import BrokerStore
 
@@ -29,6 +30,7 @@ class Tools:
         keeper: Keeper,
         flights: Flights,
         metrics: RefreshMetrics,
+        telemetry: Telemetry,
         clock: Callable[[], datetime],
         seconds: Callable[[], float],
         bounds: Bounds,
@@ -38,6 +40,7 @@ class Tools:
         self.keeper = keeper
         self.flights = flights
         self.metrics = metrics
+        self.telemetry = telemetry
         self.clock = clock
         self.seconds = seconds
         self.bounds = bounds
