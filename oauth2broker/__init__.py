@@ -116,6 +116,15 @@ if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one 
         RefreshResult as RefreshResult,
         record_flow_outcome as record_flow_outcome,
     )
+    from oauth2broker.observers.logging import (
+        LoggingObserver as LoggingObserver,
+    )
+    from oauth2broker.observers.opentelemetry import (
+        OpenTelemetryObserver as OpenTelemetryObserver,
+    )
+    from oauth2broker.observers.prometheus import (
+        PrometheusObserver as PrometheusObserver,
+    )
     from oauth2broker.provider.descriptor import (
         ProviderDescriptor as ProviderDescriptor,
     )
@@ -209,6 +218,9 @@ _PUBLIC = {
         "FlightWait FlowEvent FlowKind FlowOutcome FlowSpan FlowStep LeaseWait Level LevelObserver Observer "
         "ProviderCall RefreshMetrics RefreshResult record_flow_outcome"
     ),
+    "observers.logging": "LoggingObserver",
+    "observers.opentelemetry": "OpenTelemetryObserver",
+    "observers.prometheus": "PrometheusObserver",
     "provider.descriptor": "ProviderDescriptor",
     "provider.kinds": "BodyFormat ClientAuthMethod Endpoint PkceSupport RotationPolicy",
     "provider.quirks": "ExpiryRule ProviderQuirks TimeUnit",

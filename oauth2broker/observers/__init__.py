@@ -1,0 +1,1 @@
+"""Observers for what operators look at."""
