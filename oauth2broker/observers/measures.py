@@ -1,7 +1,7 @@
-"""What is counted and measured, under which names: the same for all that export it. Pure but for the tenants.
+"""What is counted and measured, under which names: the same for all that export it.
 
-Names are as OpenTelemetry has them. Prometheus writes an underscore for the dot and adds ``_total`` to counters
-and the unit to histograms; so does an OpenTelemetry collector on its way there.
+Names are as OpenTelemetry has them. Prometheus writes an underscore for the dot and adds ``_total`` to
+counters and the unit to histograms; so does an OpenTelemetry collector on its way there.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ BY_TENANT = (FLOWS, REFRESHES, SERVICE_TOKENS)
 _RESULTS = {FlowKind.REFRESH: REFRESHES, FlowKind.CLIENT_CREDENTIALS: SERVICE_TOKENS}
 
 Measurement = tuple[Instrument, float, tuple[str, ...]]
-"""An instrument, by how much it is raised or what it measured, and the values of its labels in their order."""
+"""An instrument, by how much it is raised or what it measured, and the values of its labels in order."""
 
 
 def measure(event: FlowEvent) -> Iterator[Measurement]:
