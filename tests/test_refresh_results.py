@@ -1,0 +1,344 @@
+"""How renewals end, as observers are told: one word for each ending, and the leader's word counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+
+from oauth2broker import (
+    BackendError,
+    Broker,
+    BrokerError,
+    CachedTokenRequest,
+    CompareAndSwapOutcome,
+    FlowEvent,
+    FlowKind,
+    FlowOutcome,
+    HttpRequest,
+    HttpResponse,
+    MemoryStore,
+    RefreshResult,
+    RequestsHttpClient,
+    ResponseMetadataSlot,
+    StoreKey,
+    TokenBucket,
+    TokenLender,
+    TokenRecord,
+    TokenSecret,
+)
+from oauth2broker.testing import Fault, LoopbackProvider
+from tests.support import SERVICE_REQUEST, USER_REQUEST, Crowd, ManualClock, log_in
+
+SUCCESS, FAILURE = FlowOutcome.SUCCESS, FlowOutcome.FAILURE
+NEVER_DUE = CachedTokenRequest(
+    USER_REQUEST.tenant, USER_REQUEST.principal, USER_REQUEST.scope, preemptive_window=timedelta()
+)
+
+
+class Listener:
+    """Keeps the ends of flows."""
+
+    def __init__(self) -> None:
+        self.ends: list[FlowEvent] = []
+
+    def observe(self, event: FlowEvent) -> None:
+        if event.outcome is not FlowOutcome.ATTEMPT:
+            self.ends.append(event)
+
+    def last(self) -> tuple[RefreshResult | None, FlowOutcome]:
+        return self.ends[-1].result, self.ends[-1].outcome
+
+
+class Store(MemoryStore):
+    """Calls ``meddle`` before it takes a record that has just been issued, and fails when told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meddle: Callable[[TokenRecord], object] = lambda record: None
+        self.down = False
+
+    def fetch(self, key: StoreKey) -> TokenRecord | None:
+        if self.down:
+            raise BackendError("down")
+        return super().fetch(key)
+
+    def save(self, record: TokenRecord) -> None:
+        self.meddle(record)
+        super().save(record)
+
+    def compare_and_swap_refresh(
+        self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
+    ) -> CompareAndSwapOutcome:
+        if replacement.refresh_token != expected_refresh:
+            self.meddle(replacement)
+        return super().compare_and_swap_refresh(key, expected_refresh, replacement)
+
+
+class Scene:
+    """A provider, a store and brokers that are listened to."""
+
+    def __init__(self, provider: LoopbackProvider, clock: ManualClock) -> None:
+        self.provider, self.clock, self.store, self.listener = provider, clock, Store(), Listener()
+
+    def broker(self, **arguments: Any) -> Broker:
+        arguments = {"store": self.store, "clock": self.clock, "observers": [self.listener], **arguments}
+        secret = arguments.pop("secret", "demo-secret")
+        return Broker(self.provider.descriptor(), "demo-client", secret, **arguments)
+
+    def logged_in(self, **arguments: Any) -> Broker:
+        made = self.broker(**arguments)
+        log_in(made, self.provider)
+        return made
+
+
+@pytest.fixture
+def scene(provider: LoopbackProvider, clock: ManualClock) -> Scene:
+    """A stage with nobody on it."""
+    return Scene(provider, clock)
+
+
+@contextmanager
+def failing(kind: type[BaseException] = BrokerError) -> Iterator[None]:
+    with pytest.raises(kind):
+        yield
+
+
+def test_a_token_from_the_store_is_a_hit(scene: Scene) -> None:
+    """Of users and of the client itself; the end says what the token has left."""
+    broker = scene.logged_in()
+    scene.clock.advance(600)
+    broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.HIT, SUCCESS)
+    assert scene.listener.ends[-1].expires_in == pytest.approx(3000, abs=1)
+    broker.client_credentials(SERVICE_REQUEST)
+    broker.client_credentials(SERVICE_REQUEST)
+    assert scene.listener.last() == (RefreshResult.HIT, SUCCESS)
+    assert scene.provider.token_calls == 2
+
+
+def test_what_the_provider_issued_is_renewed(scene: Scene) -> None:
+    """A renewal, and a service token that was not there."""
+    broker = scene.logged_in()
+    scene.clock.advance(3700)
+    broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.RENEWED, SUCCESS)
+    assert scene.listener.ends[-1].expires_in == pytest.approx(3600, abs=1)
+    broker.client_credentials(SERVICE_REQUEST)
+    assert scene.listener.last() == (RefreshResult.RENEWED, SUCCESS)
+
+
+def test_a_crowd_joins_one_renewal_and_one_failure(scene: Scene) -> None:
+    """The leader says how it went, also when it failed; the others that they joined."""
+    broker = scene.logged_in()
+    scene.provider.latency = 0.3
+    scene.clock.advance(3700)
+    Crowd(8, partial(broker.refresh_access_token, USER_REQUEST)).start().join()
+    told = Counter((end.result, end.outcome) for end in scene.listener.ends[-8:])
+    assert told == {(RefreshResult.RENEWED, SUCCESS): 1, (RefreshResult.JOINED, SUCCESS): 7}
+    scene.clock.advance(3700)
+    scene.provider.inject(Fault.answer(503))
+    Crowd(8, partial(broker.refresh_access_token, USER_REQUEST)).start().join()
+    told = Counter((end.result, end.outcome) for end in scene.listener.ends[-8:])
+    assert told == {(RefreshResult.TRANSIENT, FAILURE): 1, (RefreshResult.JOINED, FAILURE): 7}
+
+
+def test_what_another_process_renewed_is_adopted(scene: Scene) -> None:
+    """Two brokers on one store stand for two processes: one call, and who waited for the lease adopts."""
+    brokers = [scene.logged_in(), scene.broker()]
+    scene.provider.latency = 0.3
+    scene.clock.advance(3700)
+    scene.provider.clear()
+    turns = iter(brokers)
+    Crowd(2, lambda: next(turns).refresh_access_token(USER_REQUEST)).start().join()
+    assert {end.result for end in scene.listener.ends[-2:]} == {RefreshResult.RENEWED, RefreshResult.ADOPTED}
+    assert scene.provider.token_calls == 1
+
+
+def test_a_token_that_is_due_while_somebody_else_is_at_it_is_served(scene: Scene) -> None:
+    """With the lease elsewhere, and while the provider is not to be asked yet."""
+    broker = scene.logged_in()
+    scene.clock.advance(3600 - 30)
+    with scene.store.refresh_lease(broker.key_for(USER_REQUEST), timeout=0):
+        broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.SERVED_CURRENT, SUCCESS)
+    scene.provider.inject(Fault.answer(503, {"Retry-After": "600"}))
+    broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (
+        RefreshResult.TRANSIENT,
+        SUCCESS,
+    )  # the call failed, the caller was served
+    broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.SERVED_CURRENT, SUCCESS)
+
+
+def test_a_grant_dies_once_and_stays_dead(scene: Scene) -> None:
+    """Who buries it says so; who finds the grave says that the user must authorize again."""
+    broker = scene.logged_in()
+    scene.provider.revoke_user("alice")
+    scene.clock.advance(3700)
+    for result in (RefreshResult.TOMBSTONED, RefreshResult.REAUTHORIZE, RefreshResult.REAUTHORIZE):
+        with failing():
+            broker.refresh_access_token(USER_REQUEST)
+        assert scene.listener.last() == (result, FAILURE)
+    with failing():
+        broker.refresh_access_token(CachedTokenRequest("tenant-acme", "nobody"))
+    assert scene.listener.last() == (RefreshResult.REAUTHORIZE, FAILURE)
+
+
+def test_a_record_that_was_replaced_or_deleted_meanwhile_is_a_lost_race(scene: Scene) -> None:
+    """The provider issued a token, and another login, or a deletion, was faster."""
+    broker = scene.logged_in()
+    scene.clock.advance(3700)
+
+    another = TokenSecret("another")
+
+    def replace_it(record: TokenRecord) -> None:
+        scene.store.meddle = lambda record: None
+        MemoryStore.save(scene.store, replace(record, refresh_token=another, access_token=another))
+
+    scene.store.meddle = replace_it
+    assert broker.refresh_access_token(USER_REQUEST).access_token == another
+    assert scene.listener.last() == (RefreshResult.CAS_LOST, SUCCESS)
+    scene.clock.advance(3700)
+    scene.store.save(replace(log_in(scene.broker(), scene.provider), expires_at=scene.clock()))
+    scene.store.meddle = lambda record: scene.store.delete(record.key)
+    with failing():
+        broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.CAS_LOST, FAILURE)
+
+
+def test_what_the_store_would_not_take_is_a_persist_failure(scene: Scene) -> None:
+    """Of a renewal, a service token and a login: all three are served."""
+    broker = scene.logged_in()
+    scene.clock.advance(3700)
+
+    def refuse(record: TokenRecord) -> None:
+        raise BackendError("full")
+
+    scene.store.meddle = refuse
+    broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.PERSIST_FAILED, SUCCESS)
+    broker.client_credentials(SERVICE_REQUEST)
+    assert scene.listener.last() == (RefreshResult.PERSIST_FAILED, SUCCESS)
+    scene.store.meddle = lambda record: None
+    broker.close()
+    again = scene.logged_in()
+    scene.store.meddle = refuse
+    log_in(again, scene.provider)
+    assert scene.listener.last() == (RefreshResult.PERSIST_FAILED, SUCCESS)
+    scene.store.meddle = lambda record: None
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "result"),
+    [
+        (Fault.answer(503), RefreshResult.TRANSIENT),
+        (Fault.answer(429), RefreshResult.TRANSIENT),
+        (Fault.json(400, {"error": "temporarily_unavailable"}), RefreshResult.TRANSIENT),
+        (Fault.lost_answer(), RefreshResult.UNKNOWN),
+        (Fault.garble(b"<html>"), RefreshResult.UNKNOWN),
+        (Fault.html(502), RefreshResult.UNKNOWN),
+        (Fault.json(401, {"error": "invalid_client"}), RefreshResult.REFUSED),
+        (Fault.json(400, {"error": "invalid_scope"}), RefreshResult.REFUSED),
+        (Fault.json(400, {"error": "invalid_grant"}), RefreshResult.TOMBSTONED),
+    ],
+    ids=["503", "429", "try later", "lost", "garbled", "html", "client", "scope", "grant"],
+)
+def test_a_failed_call_says_whether_its_answer_is_known(
+    scene: Scene, fault: Fault, result: RefreshResult
+) -> None:
+    """The same whether the token works no more or still does: only the outcome differs."""
+    broker = scene.logged_in()
+    scene.clock.advance(3700)
+    scene.provider.inject(fault)
+    with failing():
+        broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (result, FAILURE)
+    again = Scene(scene.provider, scene.clock)
+    broker = again.logged_in()
+    scene.clock.advance(3600 - 30)
+    scene.provider.inject(fault)
+    if result is RefreshResult.TOMBSTONED:
+        with failing():
+            broker.refresh_access_token(USER_REQUEST)
+        assert again.listener.last() == (result, FAILURE)
+    else:
+        broker.refresh_access_token(USER_REQUEST)
+        assert again.listener.last() == (result, SUCCESS)
+
+
+def test_a_call_that_a_budget_or_a_store_keeps_from_being_made_says_so(scene: Scene) -> None:
+    """Nothing went out: a matter of the policy, or of the store."""
+    broker = scene.logged_in(rate_limit=TokenBucket(1, timedelta(days=10)))
+    scene.clock.advance(3700)
+    with failing():
+        broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.DELAYED, FAILURE)
+    scene.store.down = True
+    for act in (broker.refresh_access_token, broker.client_credentials):
+        with failing():
+            act(USER_REQUEST)
+        assert scene.listener.last() == (RefreshResult.STORE_FAILED, FAILURE)
+
+
+def test_a_provider_that_is_not_there_is_transient(scene: Scene) -> None:
+    """Nothing went out, and the refresh token is not spent."""
+    broker = scene.logged_in()
+    scene.clock.advance(3700)
+    scene.provider.close()
+    with failing():
+        broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.TRANSIENT, FAILURE)
+
+
+class Heir(RequestsHttpClient):
+    """Lets the first leader die in the middle of a call."""
+
+    dies = True
+
+    def send(self, request: HttpRequest, metadata: ResponseMetadataSlot) -> HttpResponse:
+        response = super().send(request, metadata)
+        if b"grant_type=client_credentials" in request.body and self.dies:
+            self.dies = False
+            raise KeyboardInterrupt
+        return response
+
+
+def test_who_waited_for_a_leader_that_died_and_then_leads_says_how_that_went(scene: Scene) -> None:
+    """Having waited is not how it ended."""
+    broker = scene.broker(http_client=Heir())
+    scene.provider.latency = 0.2
+    crowd = Crowd(3, partial(broker.client_credentials, SERVICE_REQUEST)).start().join()
+    assert [type(error) for error in crowd.errors] == [KeyboardInterrupt]
+    told = Counter((end.result, end.error) for end in scene.listener.ends)
+    assert told == {
+        (None, "KeyboardInterrupt"): 1,
+        (RefreshResult.RENEWED, None): 1,
+        (RefreshResult.JOINED, None): 1,
+    }
+
+
+def test_walks_and_loans_say_how_they_ended(scene: Scene) -> None:
+    """renew_due and a lent token that had to be renewed are flows with a result, too."""
+    broker = scene.logged_in()
+    scene.clock.advance(1800)
+    assert broker.renew_due(within=timedelta(hours=1), jitter=timedelta()).renewed == 1
+    assert (scene.listener.ends[-1].stage, *scene.listener.last()) == (
+        "renew_due",
+        RefreshResult.RENEWED,
+        SUCCESS,
+    )
+    lender = TokenLender(broker)
+    scene.clock.advance(1800)
+    with lender.lend(lender.context(USER_REQUEST, minimum_ttl=timedelta(minutes=50))) as lent:
+        assert lent.record.expires_at is not None
+    assert scene.listener.ends[-1].flow is FlowKind.REFRESH
+    assert RefreshResult.RENEWED in {end.result for end in scene.listener.ends[-2:]}
