@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-NAMES = ("hits", "threads", "stampede", "advisory", "renewal", "file_store", "memory", "cold_start")
+NAMES = (
+    "hits",
+    "observing",
+    "threads",
+    "stampede",
+    "advisory",
+    "renewal",
+    "file_store",
+    "memory",
+    "cold_start",
+)
 _ROOT = Path(__file__).resolve().parent.parent
 
 

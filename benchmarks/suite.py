@@ -20,6 +20,7 @@ from benchmarks import (
     file_store,
     hits,
     memory,
+    observing,
     peers,
     renewal,
     stampede,
@@ -33,6 +34,7 @@ from benchmarks.tables import Section
 
 GROUPS: Mapping[str, Callable[[Setting], Section]] = {
     "hits": hits.run,
+    "observing": observing.run,
     "threads": threads.run,
     "stampede": stampede.run,
     "advisory": advisory.run,

@@ -307,6 +307,23 @@ def test_observers_are_told_while_neither_lease_nor_flight_is_held(
     assert {(lease, flight) for what, lease, flight in intruder.free if what == began} == {(True, False)}
 
 
+def test_a_record_that_stays_unsaved_is_told_once_its_flight_is_over(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Its lease is kept as long as it is unsaved, but nobody waits for the flight."""
+    store = Store()
+    intruder = Intruder(lambda: key, lambda: watched)
+    watched = Broker(
+        provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock, observers=[intruder]
+    )
+    key = watched.key_for(USER_REQUEST)
+    store.down = True
+    log_in(watched, provider)
+    assert ("unsaved_records 1", False, True) in intruder.free
+    store.down = False
+    watched.close()
+
+
 class Breaker:
     """Fails at all that it is told."""
 

@@ -312,18 +312,22 @@ class Heir(RequestsHttpClient):
         return response
 
 
-def test_who_waited_for_a_leader_that_died_and_then_leads_says_how_that_went(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    ("result", "error"), [(RefreshResult.RENEWED, None), (RefreshResult.REFUSED, "InvalidClientError")]
+)
+def test_who_waited_for_a_leader_that_died_and_then_leads_says_how_that_went(
+    scene: Scene, result: RefreshResult, error: str | None
+) -> None:
     """Having waited is not how it ended."""
     broker = scene.broker(http_client=Heir())
     scene.provider.latency = 0.2
+    scene.provider.inject(Fault())
+    if result is not RefreshResult.RENEWED:
+        scene.provider.inject(Fault.json(401, {"error": "invalid_client"}))
     crowd = Crowd(3, partial(broker.client_credentials, SERVICE_REQUEST)).start().join()
-    assert [type(error) for error in crowd.errors] == [KeyboardInterrupt]
+    assert KeyboardInterrupt in {type(error) for error in crowd.errors}
     told = Counter((end.result, end.error) for end in scene.listener.ends)
-    assert told == {
-        (None, "KeyboardInterrupt"): 1,
-        (RefreshResult.RENEWED, None): 1,
-        (RefreshResult.JOINED, None): 1,
-    }
+    assert told == {(None, "KeyboardInterrupt"): 1, (result, error): 1, (RefreshResult.JOINED, error): 1}
 
 
 def test_walks_and_loans_say_how_they_ended(scene: Scene) -> None:
