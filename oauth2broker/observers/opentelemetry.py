@@ -65,7 +65,8 @@ class OpenTelemetryObserver:
     ``tracer_provider`` and ``meter_provider`` are those of the program unless given. The first ``tenants``
     tenants get an attribute of their own in metrics, all others share one; 0: none at all. Spans always name
     the tenant. Several brokers may share one observer. Safe to share between threads, and in a child after a
-    fork as far as the SDK is. Raises :class:`ConfigError` when ``opentelemetry-api`` is not installed.
+    fork as far as the SDK is. Raises :class:`ConfigError` when ``opentelemetry-api`` is not installed, and
+    for arguments that cannot be.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class OpenTelemetryObserver:
         labels = TenantLabels(tenants)
         self._tenants = labels if tenants else None
         api = _api()
+        _require("tracer_provider", tracer_provider, "get_tracer")
+        _require("meter_provider", meter_provider, "get_meter")
         self._tracer = api.trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
         meter = api.metrics.get_meter(_SCOPE, meter_provider=meter_provider)
         self._record: dict[str, Any] = {}
@@ -227,6 +230,11 @@ def _given(name: str, value: str | float | None) -> _Attributes:
 
 def _nanoseconds(seconds: float) -> int:
     return int(seconds * _NANOSECONDS)
+
+
+def _require(name: str, value: object, method: str) -> None:
+    if value is not None and not callable(getattr(value, method, None)):
+        raise ConfigError(f"{name} has {method}; {type(value).__name__} does not")
 
 
 def _api() -> Any:
