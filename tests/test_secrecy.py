@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import http.client
 import json
 import logging
 import pickle
@@ -58,6 +59,7 @@ from oauth2broker import (
     TransportError,
 )
 from oauth2broker.testing import Fault, LoopbackProvider
+from tests.observers.sight import Sight
 from tests.support import REDIRECT_URI, SCOPE, SERVICE_REQUEST, TENANT, USER, USER_REQUEST, Crowd, ManualClock
 
 PACKAGE = Path(oauth2broker.__file__).parent
@@ -168,26 +170,22 @@ class Spy:
 
 @dataclass(repr=False)
 class Stage:
-    """A provider, a broker and a witness."""
+    """A provider, a broker with every observer that there is, and a witness."""
 
     provider: LoopbackProvider
     clock: ManualClock
     witness: Witness
     spy: Spy
-    events: list[FlowEvent] = field(default_factory=list)
+    sight: Sight = field(default_factory=Sight)
     errors: list[BaseException] = field(default_factory=list)
 
     def broker(self, *, secret: str = CLIENT_SECRET, **arguments: Any) -> Broker:
         """Make a broker that the witness sees."""
         self.witness.learn("client secret", secret)
-        arguments = {"http_client": self.spy, "observers": [self], "clock": self.clock, **arguments}
-        made = Broker(self.provider.descriptor(), CLIENT_ID, secret, **arguments)
+        always = {"http_client": self.spy, "observers": self.sight.observers, "clock": self.clock}
+        made = Broker(self.provider.descriptor(), CLIENT_ID, secret, **{**always, **arguments})
         self.witness.see("broker", made)
         return made
-
-    def observe(self, event: FlowEvent) -> None:
-        """Be told of a flow."""
-        self.events.append(event)
 
     def run(self, call: Callable[[], Any]) -> Any:
         """Do a call under the witness's eyes; give its result or its error."""
@@ -234,15 +232,20 @@ class Stage:
         for key in broker.store.keys():  # noqa: SIM118 - a store is no dict
             witness.see("key", key)
             witness.see("record", broker.store.fetch(key))
-        for event in self.events:
+        for event in self.sight.listener.events:
             witness.see("event", event)
 
 
 @pytest.fixture
 def stage(
-    clock: ManualClock, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+    clock: ManualClock,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Stage]:
-    """Set the stage; when the play is over, ask the witness. All loggers are at DEBUG."""
+    """Set the stage; when the play is over, ask the witness. All loggers, and http.client, are at DEBUG."""
+    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
     caplog.set_level(logging.DEBUG)
     for name in ("oauth2broker", "urllib3", "requests", "oauthlib", "http", "requests_oauthlib"):
         caplog.set_level(logging.DEBUG, logger=name)
@@ -254,6 +257,10 @@ def stage(
         made.spy.inner.close()
     for record in caplog.get_records("call"):
         witness.see_log(record)
+    for where, text in made.sight.texts():
+        witness.look(where, text)
+    for stream in capfd.readouterr():
+        witness.look("stdout or stderr", stream)
     for warning in recwarn:
         witness.see("warning", warning.message)
     assert len(witness.secrets) >= 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 from collections import Counter
@@ -12,13 +11,6 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind
-from prometheus_client import CollectorRegistry
 
 from oauth2broker import (
     BackendError,
@@ -26,11 +18,7 @@ from oauth2broker import (
     BrokerError,
     CachedTokenRequest,
     CompareAndSwapOutcome,
-    FlowEvent,
-    LoggingObserver,
     MemoryStore,
-    OpenTelemetryObserver,
-    PrometheusObserver,
     RefreshResult,
     StoreKey,
     TokenRecord,
@@ -48,6 +36,7 @@ from tests.observers.figures import (
     scraping,
     total,
 )
+from tests.observers.sight import Sight
 from tests.support import REDIRECT_URI, SCOPE, TENANT, Crowd, ManualClock
 
 USERS, ROUNDS, THREADS, CALLS = 24, 6, 16, 12
@@ -100,58 +89,6 @@ class FlakyStore(MemoryStore):
 def is_settled(principal: str) -> bool:
     """Whether a user is served by one broker only."""
     return int(principal.removeprefix("user-")) % 3 == 0
-
-
-class Listener:
-    """Keeps every event, to say what the exporters should have made of it."""
-
-    def __init__(self) -> None:
-        self.events: list[FlowEvent] = []
-
-    def observe(self, event: FlowEvent) -> None:
-        self.events.append(event)
-
-
-class Lines(logging.Handler):
-    """Keeps log records."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
-@dataclass
-class Sight:
-    """All observers, and what they gave out."""
-
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    spans: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
-    reader: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
-    lines: Lines = field(default_factory=Lines)
-    listener: Listener = field(default_factory=Listener)
-
-    def __post_init__(self) -> None:
-        tracing = TracerProvider()
-        tracing.add_span_processor(SimpleSpanProcessor(self.spans))
-        metering = MeterProvider(metric_readers=[self.reader])
-        logger = logging.Logger("storm", logging.DEBUG)
-        logger.addHandler(self.lines)
-        self.observers = (
-            self.listener,
-            OpenTelemetryObserver(tracer_provider=tracing, meter_provider=metering),
-            PrometheusObserver(self.registry),
-            LoggingObserver(logger, repeats=1_000_000),
-        )
-
-    def spans_named(self, *names: str) -> list[ReadableSpan]:
-        return [span for span in self.spans.get_finished_spans() if span.name in names]
-
-    def calls(self) -> list[ReadableSpan]:
-        """The provider calls, as a tracing backend has them."""
-        return [span for span in self.spans.get_finished_spans() if span.kind is SpanKind.CLIENT]
 
 
 @dataclass
