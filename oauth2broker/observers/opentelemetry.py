@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from contextvars import Token
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -29,13 +28,14 @@ from oauth2broker.observers.measures import (
     HISTOGRAMS,
     LEVELS,
     PERSIST_FAILURES,
+    Instrument,
     TenantLabels,
     measure,
 )
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.metrics import Histogram, Meter, MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
 FLOW_SPAN = "oauth2_broker.flow"
@@ -50,13 +50,40 @@ _FIRST_ERROR_STATUS = 400
 _Attributes = dict[str, str | int | float | bool]
 
 
-@dataclass(frozen=True, slots=True)
 class _OpenFlow:
-    """The span of a flow, what takes it off the thread, and when it began, in nanoseconds since 1970."""
+    """The span of a flow, and when it began, in nanoseconds since 1970.
 
-    span: Span
-    attached: Token[Context]
-    began: int
+    Once entered it is current, until left. What was current before is set again by value and not by token,
+    which the API would complain of in another context, and would get wrong where observers end in the order
+    in which they began. A flow that never ends, as one that is interrupted while its attempt is told, is left
+    when it is forgotten; its span is not exported.
+    """
+
+    __slots__ = ("_api", "_entry", "_is_left", "_outer", "began", "span")
+
+    def __init__(self, api: Any, span: Span, began: int) -> None:
+        self.span = span
+        self.began = began
+        self._api = api
+        self._outer: Context = api.context.get_current()
+        self._entry = f"oauth2broker-flow-{id(self)}"
+        self._is_left = False
+
+    def enter(self) -> None:
+        """Make the span current."""
+        inner = self._api.trace.set_span_in_context(self.span, self._outer)
+        self._api.context.attach(self._api.context.set_value(self._entry, self.span, inner))
+
+    def leave(self) -> None:
+        """Make current what was so before, if this is where it was entered."""
+        if self._api.context.get_value(self._entry) is self.span:
+            self._api.context.attach(self._outer)
+            self._is_left = True
+
+    def __del__(self) -> None:
+        """Take none of the SDK's locks: the thread may hold them."""
+        if not self._is_left:
+            self.leave()
 
 
 class OpenTelemetryObserver:
@@ -87,12 +114,7 @@ class OpenTelemetryObserver:
         for counter in COUNTERS:
             self._record[counter.name] = meter.create_counter(counter.name, description=counter.about).add
         for histogram in HISTOGRAMS:
-            self._record[histogram.name] = meter.create_histogram(
-                histogram.name,
-                unit="s",
-                description=histogram.about,
-                explicit_bucket_boundaries_advisory=histogram.buckets,
-            ).record
+            self._record[histogram.name] = _histogram(meter, histogram).record
         self._levels = {
             level: meter.create_up_down_counter(instrument.name, description=instrument.about)
             for level, instrument in LEVELS.items()
@@ -151,28 +173,32 @@ class OpenTelemetryObserver:
             **_given("oauth2_broker.tenant", event.tenant),
         }
         span = self._tracer.start_span(FLOW_SPAN, attributes=attributes, start_time=began)
-        attached = self._api.context.attach(self._api.trace.set_span_in_context(span))
-        self._flows[key] = _OpenFlow(span, attached, began)
+        flow = self._flows[key] = _OpenFlow(self._api, span, began)
+        flow.enter()
 
     def _close(self, event: FlowEvent, flow: _OpenFlow) -> None:
-        self._api.context.detach(flow.attached)
-        span = flow.span
-        if span.is_recording():
-            below = self._api.trace.set_span_in_context(span)
-            for step in event.steps:
-                self._add_step(step, flow, below)
-            span.set_attributes(
-                {
-                    "oauth2_broker.outcome": event.outcome.value,
-                    **_given("oauth2_broker.result", event.result and event.result.value),
-                    **_given("oauth2_broker.expires_in", event.expires_in),
-                    **_given("oauth2_broker.refresh_expires_in", event.refresh_expires_in),
-                    **_given("error.type", event.error),
-                }
-            )
-            if event.outcome is FlowOutcome.FAILURE:
-                span.set_status(self._api.trace.StatusCode.ERROR, event.error)
-        span.end(flow.began + _nanoseconds(event.seconds or 0.0))
+        flow.leave()
+        try:
+            if flow.span.is_recording():
+                self._describe(event, flow)
+        finally:
+            flow.span.end(flow.began + _nanoseconds(event.seconds or 0.0))
+
+    def _describe(self, event: FlowEvent, flow: _OpenFlow) -> None:
+        below = self._api.trace.set_span_in_context(flow.span)
+        for step in event.steps:
+            self._add_step(step, flow, below)
+        flow.span.set_attributes(
+            {
+                "oauth2_broker.outcome": event.outcome.value,
+                **_given("oauth2_broker.result", event.result and event.result.value),
+                **_given("oauth2_broker.expires_in", event.expires_in),
+                **_given("oauth2_broker.refresh_expires_in", event.refresh_expires_in),
+                **_given("error.type", event.error),
+            }
+        )
+        if event.outcome is FlowOutcome.FAILURE:
+            flow.span.set_status(self._api.trace.StatusCode.ERROR, event.error)
 
     def _add_step(self, step: FlowStep, flow: _OpenFlow, below: Context) -> None:
         kind, links = self._api.trace.SpanKind.INTERNAL, []
@@ -202,6 +228,15 @@ class OpenTelemetryObserver:
         if error is not None:
             span.set_status(self._api.trace.StatusCode.ERROR)
         span.end(began + _nanoseconds(step.seconds))
+
+
+def _histogram(meter: Meter, wanted: Instrument) -> Histogram:
+    """Make it with its own buckets, or with the program's where meters take no advice (API before 1.30)."""
+    make = partial(meter.create_histogram, wanted.name, unit="s", description=wanted.about)
+    try:
+        return make(explicit_bucket_boundaries_advisory=wanted.buckets)
+    except TypeError:
+        return make()
 
 
 def _http_attributes(call: ProviderCall, error: str | None) -> _Attributes:
