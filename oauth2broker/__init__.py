@@ -164,6 +164,9 @@ if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one 
     from oauth2broker.secret import (
         TokenSecret as TokenSecret,
     )
+    from oauth2broker.stores.aes_gcm import (
+        AesGcmCipher as AesGcmCipher,
+    )
     from oauth2broker.stores.base import (
         ANY as ANY,
         BrokerStore as BrokerStore,
@@ -174,6 +177,10 @@ if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one 
     )
     from oauth2broker.stores.memory import (
         MemoryStore as MemoryStore,
+    )
+    from oauth2broker.stores.sealing import (
+        RecordCipher as RecordCipher,
+        RewrapReport as RewrapReport,
     )
     from oauth2broker.transports.base import (
         HttpRequest as HttpRequest,
@@ -232,9 +239,11 @@ _PUBLIC = {
     "records": "StoreKey TokenFamily TokenRecord TokenStatus",
     "scopes": "ScopeSet",
     "secret": "TokenSecret",
+    "stores.aes_gcm": "AesGcmCipher",
     "stores.base": "ANY BrokerStore CompareAndSwapOutcome",
     "stores.file": "FileStore",
     "stores.memory": "MemoryStore",
+    "stores.sealing": "RecordCipher RewrapReport",
     "transports.base": (
         "HttpRequest HttpResponse ResponseMetadata ResponseMetadataSlot TokenHttpClient TransportErrorMapper "
         "is_public_address"

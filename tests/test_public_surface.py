@@ -20,6 +20,7 @@ HEAVY = ["requests", "urllib3", "oauthlib"]
 
 SNAPSHOT = [
     "ANY",
+    "AesGcmCipher",
     "Allow",
     "AuthorizationError",
     "AuthorizationRequiredError",
@@ -87,6 +88,7 @@ SNAPSHOT = [
     "RateLimitContext",
     "RateLimitDecision",
     "RateLimitPolicy",
+    "RecordCipher",
     "RefreshMetrics",
     "RefreshResult",
     "RenewalProgress",
@@ -99,6 +101,7 @@ SNAPSHOT = [
     "ResponseMetadataSlot",
     "RetryDirective",
     "RevokedError",
+    "RewrapReport",
     "RotationPolicy",
     "ScopeSet",
     "SerializationError",

@@ -32,8 +32,7 @@ from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.records import EPOCH, StoreKey, TokenFamily, TokenRecord, checked_grant
 from oauth2broker.secret import usable_secret
 from oauth2broker.stores.base import BrokerStore
-from oauth2broker.stores.file import FileStore
-from oauth2broker.stores.guarded import GuardedStore
+from oauth2broker.stores.guarded import guarded
 from oauth2broker.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
     from oauth2broker.flows.upkeep import PruneReport, RenewalProgress, RenewalReport, Upkeep
     from oauth2broker.provider.strategy import ProviderStrategy
     from oauth2broker.transports.base import TokenHttpClient, TransportErrorMapper
-
-_KEEP_THE_CONTRACT = (MemoryStore, FileStore)
 
 
 def utc_now() -> datetime:
@@ -121,11 +118,11 @@ class Broker:
         self._telemetry = Telemetry(observers, descriptor.id, seconds)
         self._is_observed = bool(self._telemetry.observers)
         bounds = Bounds()
-        guarded = self._store if type(self._store) in _KEEP_THE_CONTRACT else GuardedStore(self._store)
-        self._keeper = Keeper(guarded, bounds, self._telemetry)
+        held_to_contract = guarded(self._store)
+        self._keeper = Keeper(held_to_contract, bounds, self._telemetry)
         self._flights = Flights(bounds.join, self._telemetry)
         self._tools = Tools(
-            store=guarded,
+            store=held_to_contract,
             keeper=self._keeper,
             flights=self._flights,
             metrics=self._metrics,
@@ -357,14 +354,10 @@ class Broker:
     def _upkeep(self) -> Upkeep:
         from oauth2broker.flows import late
 
-        def is_ours(key: StoreKey) -> bool:
-            family = key.family
-            return (family.provider, family.client_id) == (self._descriptor.id, self._client.client_id)
-
         def span(tenant: str) -> BrokerSpan:
             return self._span(FlowKind.REFRESH, "renew_due", tenant)
 
-        return late.Upkeep(self._tools, self._users_tokens, is_ours, span)
+        return late.Upkeep(self._tools, self._users_tokens, self._client.client_id, span)
 
     def _make_endpoint(self) -> TokenEndpoint:
         from oauth2broker.flows import late

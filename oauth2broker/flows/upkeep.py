@@ -23,6 +23,7 @@ from oauth2broker.obs import logger
 from oauth2broker.provider.checks import LONGEST
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.records import StoreKey, TokenRecord
+from oauth2broker.stores.base import dead_at
 
 MOST_AT_ONCE = 16
 _SHUFFLED = 1024
@@ -82,12 +83,12 @@ class Upkeep:
         self,
         tools: Tools,
         flow: CachedTokenFlow,
-        is_ours: Callable[[StoreKey], bool],
+        client_id: str,
         span: Callable[[str], AbstractContextManager[object]],
     ) -> None:
         self._tools = tools
         self._flow = flow
-        self._is_ours = is_ours
+        self._client_id = client_id
         self._span = span
 
     def renew_due(
@@ -136,7 +137,8 @@ class Upkeep:
         _require_duration("older_than", older_than)
         found: list[StoreKey] = []
         errors: dict[StoreKey, BrokerError] = {}
-        for key in self._keys():
+        store, provider = self._tools.store, self._tools.endpoint.descriptor.id
+        for key in store.keys_dead(provider, self._client_id, self._tools.clock() - older_than):
             try:
                 if self._is_long_dead(key, older_than) and (dry_run or self._remove(key, older_than)):
                     found.append(key)
@@ -144,15 +146,14 @@ class Upkeep:
                 errors[key] = error
         return PruneReport(tuple(found), dry_run, errors)
 
-    def _keys(self) -> Iterator[StoreKey]:
-        return filter(self._is_ours, self._tools.store.keys())
-
     def _due(self, within: timedelta, run: _Run) -> Iterator[TokenRecord]:
         """Give the users' records that are due, shuffled: walkers elsewhere then begin with others."""
         descriptor = self._tools.endpoint.descriptor
         if GrantType.REFRESH_TOKEN not in descriptor.grants:
             raise ConfigError(f"provider {descriptor.id} renews no tokens")
-        for key in _shuffled(key for key in self._keys() if key.grant is GrantType.AUTHORIZATION_CODE):
+        before = self._tools.clock() + within
+        keys = self._tools.store.keys_due(descriptor.id, self._client_id, before)
+        for key in _shuffled(key for key in keys if key.grant is GrantType.AUTHORIZATION_CODE):
             run.seen += 1
             try:
                 record = self._tools.keeper.fetch(key)
@@ -218,17 +219,10 @@ def dead_since(record: TokenRecord, descriptor: ProviderDescriptor) -> datetime 
     A lifetime of refresh tokens that the descriptor supposes, or that a later token has outlived, tells
     nothing.
     """
-    if record.revoked_at is not None:
-        return record.revoked_at
-    if record.expires_at is None:
+    supposed = descriptor.default_refresh_expires_in is not None
+    if supposed and record.refresh_token is not None:
         return None
-    if record.refresh_token is None:
-        return max(record.issued_at, record.expires_at)
-    if record.refresh_expires_at is None or record.refresh_expires_at <= record.issued_at:
-        return None
-    if descriptor.default_refresh_expires_in is not None:
-        return None
-    return max(record.issued_at, record.expires_at, record.refresh_expires_at)
+    return dead_at(record)
 
 
 @dataclass(frozen=True, slots=True)

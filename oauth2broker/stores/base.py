@@ -75,6 +75,20 @@ class BrokerStore(ABC):
     def keys(self) -> Iterator[StoreKey]:
         """Give the keys of all records, tombstones included, in no particular order."""
 
+    def keys_due(self, provider: str, client_id: str, before: datetime) -> Iterator[StoreKey]:
+        """Give the keys of that client's records for which :func:`due_at` says ``before`` or earlier.
+
+        More may come: this one gives all of that client. A store with an index need not look at the others.
+        """
+        return _of_client(self.keys(), provider, client_id)
+
+    def keys_dead(self, provider: str, client_id: str, before: datetime) -> Iterator[StoreKey]:
+        """Give the keys of that client's records for which :func:`dead_at` says ``before`` or earlier.
+
+        More may come, as above.
+        """
+        return _of_client(self.keys(), provider, client_id)
+
     @abstractmethod
     def refresh_lease(self, key: StoreKey, *, timeout: float) -> AbstractContextManager[bool]:
         """Hold the right to renew ``key`` among all threads and processes that share the store.
@@ -87,6 +101,33 @@ class BrokerStore(ABC):
 def holds_refresh(record: TokenRecord, expected: TokenSecret | str | None) -> bool:
     """Whether ``record`` holds exactly the refresh token ``expected``. For authors of stores."""
     return record.refresh_token == (None if expected is None else TokenSecret(expected))
+
+
+def due_at(record: TokenRecord) -> datetime | None:
+    """When ``record`` must have been renewed: before its access or its refresh token ends. For authors of
+    stores. None when it cannot be renewed, or when nobody knows."""
+    if record.revoked_at is not None or record.refresh_token is None:
+        return None
+    ends = [end for end in (record.expires_at, record.refresh_expires_at) if end is not None]
+    return min(ends, default=None)
+
+
+def dead_at(record: TokenRecord) -> datetime | None:
+    """Since (or from) when nothing can come of ``record`` any more; None when nobody knows. For authors of
+    stores. A lifetime of refresh tokens that a later token has outlived tells nothing."""
+    if record.revoked_at is not None:
+        return record.revoked_at
+    if record.expires_at is None:
+        return None
+    if record.refresh_token is None:
+        return max(record.issued_at, record.expires_at)
+    if record.refresh_expires_at is None or record.refresh_expires_at <= record.issued_at:
+        return None
+    return max(record.issued_at, record.expires_at, record.refresh_expires_at)
+
+
+def _of_client(keys: Iterator[StoreKey], provider: str, client_id: str) -> Iterator[StoreKey]:
+    return (key for key in keys if (key.family.provider, key.family.client_id) == (provider, client_id))
 
 
 def require_same_key(key: StoreKey, replacement: TokenRecord) -> None:

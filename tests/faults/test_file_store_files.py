@@ -31,7 +31,7 @@ from oauth2broker import (
     TokenRecord,
     TokenSecret,
 )
-from oauth2broker.stores import file as file_module
+from oauth2broker.stores import disk, file as file_module
 from oauth2broker.testing import LoopbackProvider
 from oauth2broker.testing.store_contract import make_record
 from tests.faults.workers import NOBODY, Crew, ask, log_in, stored
@@ -221,7 +221,7 @@ def test_what_a_crash_left_of_a_write_is_ignored_and_cleaned_by_the_next(
     """FAULTS 21: a temporary file is no record, keeps nobody from writing, and does not stay."""
     record = make_record()
     store.save(record)
-    temporary = folder / file_module._NEW_RECORD
+    temporary = folder / disk.NEW_FILE
     temporary.write_bytes(leftover)
     assert store.fetch(record.key) == record
     assert [key.digest for key in list(store.keys())] == [record.key.digest]
@@ -238,7 +238,7 @@ def test_a_record_is_private_also_when_a_temporary_file_was_left_that_is_not(
     """DESIGN 7: 0600, whatever the mode of what lay in the way."""
     record = make_record()
     store.save(record)
-    temporary = folder / file_module._NEW_RECORD
+    temporary = folder / disk.NEW_FILE
     temporary.write_bytes(b"left")
     temporary.chmod(0o644)
     store.save(record)
@@ -453,7 +453,7 @@ def test_no_operation_but_the_listing_looks_at_the_other_records(
 def parses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows by one with each record that is parsed."""
     found: list[str] = []
-    monkeypatch.setattr(file_module, "_load", noted(file_module._load, found.append))
+    monkeypatch.setattr(file_module, "read_file", noted(disk.read_file, found.append))
     return found
 
 

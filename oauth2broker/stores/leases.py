@@ -1,0 +1,161 @@
+"""Leases in a backend that other hosts share: an owner's name, with an expiry by the backend's clock.
+
+A holder that lives prolongs its lease. One that lapsed may be of a holder that died, or of one that is cut
+off from the backend with a token in hand that nobody else has. So a lapsed lease is not taken at once: who
+wants it watches it for a while, in which a holder that is back would have prolonged it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from oauth2broker.errors import StoreError
+from oauth2broker.forking import forget_in_children
+from oauth2broker.obs import logger
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTimes:
+    """In seconds. ``duration`` is more than any call to a provider takes (30), and together with ``watch``
+    less than others wait for a lease (35). A lease is prolonged every ``beat``, and after a failure every
+    ``retry``, which is less than ``watch``. Between two tries to get one is ``first_poll`` to
+    ``longest_poll``.
+    """
+
+    duration: float = 31.0
+    watch: float = 3.0
+    beat: float = 10.0
+    retry: float = 0.5
+    first_poll: float = 0.02
+    longest_poll: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lease that was not to be had, and whether it has lapsed."""
+
+    owner: str
+    has_lapsed: bool
+
+
+class LeaseBackend(Protocol):
+    """Where the leases are. Every method is atomic for a key, and raises :class:`StoreError`."""
+
+    def take_lease(self, digest: str, owner: str, seconds: float, abandoned: str | None) -> Holder | None:
+        """Give the lease to ``owner`` for that long; else give its holder.
+
+        It is to be had if nobody has it, if ``owner`` has it already, and if it lapsed in the hands of
+        ``abandoned``.
+        """
+        ...
+
+    def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> None:
+        """Prolong the leases that these owners still have, lapsed or not. ``owners``: digests by owner."""
+        ...
+
+    def release_lease(self, digest: str, owner: str) -> None:
+        """Free the lease if ``owner`` has it."""
+        ...
+
+
+class Leases:
+    """The leases that this process holds, and those that it watches. Safe to share between threads."""
+
+    def __init__(self, backend: LeaseBackend, times: LeaseTimes) -> None:
+        self._backend = backend
+        self._times = times
+        self._held: dict[str, str] = {}  # digests by owner
+        self._lapsed: dict[str, tuple[str, float]] = {}  # owners, and since when, by digest
+        self._lock = threading.Lock()
+        self._heart: threading.Thread | None = None
+        forget_in_children(self)
+
+    @contextmanager
+    def hold(self, digest: str, timeout: float) -> Iterator[bool]:
+        """Hold a lease, waiting for it up to ``timeout`` seconds; False when another holder kept it."""
+        owner = secrets.token_hex(16)
+        try:
+            yield self._take(digest, owner, timeout)
+        finally:
+            if self._held.pop(owner, None) is not None:
+                self._release(digest, owner)
+
+    def forget_after_fork(self) -> None:
+        """The leases are the parent's, to prolong and to release."""
+        self._held = {}
+        self._lapsed = {}
+        self._lock = threading.Lock()
+        self._heart = None
+
+    def _take(self, digest: str, owner: str, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        pause = self._times.first_poll
+        while (holder := self._try(digest, owner)) is not None:
+            self._watch(digest, holder)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, self._times.longest_poll)
+        self._held[owner] = digest
+        self._lapsed.pop(digest, None)
+        self._require_heart()
+        return True
+
+    def _try(self, digest: str, owner: str) -> Holder | None:
+        watched, since = self._lapsed.get(digest, (None, 0.0))
+        abandoned = watched if time.monotonic() - since >= self._times.watch else None
+        try:
+            return self._backend.take_lease(digest, owner, self._times.duration, abandoned)
+        except BaseException:  # it may be ours, though we were not told
+            self._release(digest, owner)
+            raise
+
+    def _watch(self, digest: str, holder: Holder) -> None:
+        if not holder.has_lapsed:
+            self._lapsed.pop(digest, None)
+        elif self._lapsed.get(digest, ("", 0.0))[0] != holder.owner:
+            self._lapsed[digest] = (holder.owner, time.monotonic())
+
+    def _release(self, digest: str, owner: str) -> None:
+        """Let go; that it fails must not hide what was done under the lease, which lapses by itself."""
+        try:
+            self._backend.release_lease(digest, owner)
+        except StoreError as error:
+            logger.warning("a lease could not be released (%s); it will lapse", type(error).__name__)
+
+    def _require_heart(self) -> None:
+        with self._lock:
+            if self._heart is not None:
+                return
+            self._heart = threading.Thread(target=self._beat, name="oauth2broker-leases", daemon=True)
+            try:
+                self._heart.start()
+            except RuntimeError:
+                self._heart = None
+                logger.warning("no thread could be started to prolong leases")
+
+    def _beat(self) -> None:
+        """Prolong what is held, while anything is."""
+        pause = self._times.beat
+        while True:
+            time.sleep(pause)
+            with self._lock:
+                if not self._held:
+                    self._heart = None
+                    return
+            pause = self._times.beat if self._prolong() else self._times.retry
+
+    def _prolong(self) -> bool:
+        try:
+            self._backend.prolong_leases(dict(self._held), self._times.duration)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the thread must go on
+            logger.warning("leases could not be prolonged (%s)", type(error).__name__)
+            return False
+        return True
