@@ -178,9 +178,15 @@ if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one 
     from oauth2broker.stores.memory import (
         MemoryStore as MemoryStore,
     )
+    from oauth2broker.stores.redis import (
+        RedisStore as RedisStore,
+    )
     from oauth2broker.stores.sealing import (
         RecordCipher as RecordCipher,
         RewrapReport as RewrapReport,
+    )
+    from oauth2broker.stores.tiered import (
+        TieredStore as TieredStore,
     )
     from oauth2broker.transports.base import (
         HttpRequest as HttpRequest,
@@ -243,7 +249,9 @@ _PUBLIC = {
     "stores.base": "ANY BrokerStore CompareAndSwapOutcome",
     "stores.file": "FileStore",
     "stores.memory": "MemoryStore",
+    "stores.redis": "RedisStore",
     "stores.sealing": "RecordCipher RewrapReport",
+    "stores.tiered": "TieredStore",
     "transports.base": (
         "HttpRequest HttpResponse ResponseMetadata ResponseMetadataSlot TokenHttpClient TransportErrorMapper "
         "is_public_address"

@@ -1,0 +1,275 @@
+"""A store in Redis or Valkey. Needs the extra ``redis``.
+
+A record is a hash named by prefix and ``{digest}`` (the braces are in the name: what belongs to a key is on
+one node of a cluster), its lease another with ``:lease`` behind. What reads and then writes is one script.
+Scripts are sent whole each time, so that one which a server has never seen, or has forgotten, is no case of
+its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from oauth2broker.errors import BackendError, ConfigError
+from oauth2broker.stores.base import CompareAndSwapOutcome
+from oauth2broker.stores.leases import Holder
+from oauth2broker.stores.remote import Found, RemoteStore, Row
+from oauth2broker.stores.sealing import RecordCipher
+
+if TYPE_CHECKING:
+    from redis import Redis, RedisCluster
+
+Result = TypeVar("Result")
+
+_SECONDS_PER_CALL = 2.0
+_SCANNED = 500
+_LAPSED_FOR = 3_600_000  # milliseconds for which a lapsed lease is still known as somebody's
+
+# ARGV[1] is what is expected, [2] when the record is dead, [3] for how long it is kept then, the rest fields.
+_PUT = """
+local function put()
+  redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+  if ARGV[2] == '' then
+    redis.call('PERSIST', KEYS[1])
+  else
+    local time = redis.call('TIME')
+    local left = math.max(tonumber(ARGV[2]) - time[1] * 1000, 0)
+    redis.call('PEXPIRE', KEYS[1], string.format('%.0f', left + tonumber(ARGV[3])))
+  end
+end
+"""
+_WRITE = _PUT + "put()"
+_SWAP = (
+    _PUT
+    + """
+local held = redis.call('HMGET', KEYS[1], 'refresh', 'revoked')
+if not held[1] then return 'missing' end
+if held[2] ~= '0' or held[1] ~= ARGV[1] then return 'refresh_mismatch' end
+put()
+return 'updated'
+"""
+)
+_REPLACE = (
+    _PUT
+    + """
+if redis.call('HGET', KEYS[1], 'stamp') ~= ARGV[1] then return 0 end
+put()
+return 1
+"""
+)
+
+# ARGV[1] is the owner, [2] milliseconds, [3] for how long more a lapsed lease is known.
+_HOLD = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function hold()
+  redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'until', string.format('%.0f', now + tonumber(ARGV[2])))
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', tonumber(ARGV[2]) + tonumber(ARGV[3])))
+end
+"""
+_TAKE = (
+    _HOLD
+    + """
+local held = redis.call('HMGET', KEYS[1], 'owner', 'until')
+if held[1] and held[1] ~= ARGV[1] then
+  local has_lapsed = tonumber(held[2]) <= now
+  if not has_lapsed or held[1] ~= ARGV[4] then return {held[1], has_lapsed and 1 or 0} end
+end
+hold()
+return false
+"""
+)
+_PROLONG = _HOLD + "if redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then hold() end"
+_RELEASE = "if redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+
+
+class RedisStore(RemoteStore):
+    """Records and leases in Redis 6 or newer, or Valkey, also as a cluster or behind Sentinel.
+
+    ``client`` is a client of redis-py, with TLS, Sentinel, cluster and passwords as the program needs them.
+    Its ``socket_timeout`` and ``socket_connect_timeout`` bound how long a call to the store takes, and should
+    be some two seconds (:meth:`from_url` sets them). ``prefix`` begins all keys of this store. With a
+    ``cipher`` records are encrypted. What can never be used again, a tombstone or an expired token without a
+    refresh token, is removed by the server after ``keep_dead``; all else stays.
+
+    The server must keep what it has acknowledged. One that comes back empty makes users log in again; one
+    that comes back with older records may have spent refresh tokens presented, which ends grants. Safe to
+    use from several threads, and in a child after a fork. Raises :class:`ConfigError` when redis-py is not
+    installed or an argument is none.
+    """
+
+    def __init__(
+        self,
+        client: Redis | RedisCluster,
+        *,
+        prefix: str = "oauth2broker:",
+        cipher: RecordCipher | None = None,
+        keep_dead: timedelta = timedelta(days=30),
+    ) -> None:
+        redis = _import_redis()
+        if not isinstance(client, redis.Redis | redis.RedisCluster):
+            raise ConfigError(f"client is a redis.Redis or redis.RedisCluster, not {type(client).__name__}")
+        if not isinstance(prefix, str) or not re.fullmatch(r"[!-z|~]*", prefix):
+            raise ConfigError("prefix is printable ASCII without spaces and braces")
+        if not isinstance(keep_dead, timedelta) or keep_dead < timedelta(hours=1):
+            raise ConfigError("keep_dead is a timedelta of an hour or more")
+        super().__init__(cipher)
+        self._client: Any = client  # its types leave open whether a command gives an awaitable
+        self._failures = (redis.RedisError, OSError)
+        self._prefix = prefix
+        self._keep_dead = keep_dead // timedelta(milliseconds=1)
+
+    def __repr__(self) -> str:
+        return f"RedisStore(prefix={self._prefix!r})"
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        prefix: str = "oauth2broker:",
+        cipher: RecordCipher | None = None,
+        keep_dead: timedelta = timedelta(days=30),
+    ) -> Self:
+        """Make one with a client of its own, whose calls take up to two seconds.
+
+        One whose connection was lost is sent again, once. ``url`` is ``redis://``, ``rediss://`` (TLS) or
+        ``unix://``, as redis-py takes it.
+        """
+        client = _client_of(url)
+        del url  # it may hold a password; from here on nothing plain is in this frame
+        if isinstance(client, ConfigError):
+            raise client
+        return cls(client, prefix=prefix, cipher=cipher, keep_dead=keep_dead)
+
+    def read(self, digest: str) -> Found | None:
+        text, stamp = self._held(lambda: self._client.hmget(self._key(digest), "record", "stamp"))
+        return None if text is None else Found(digest, _text(text), _text(stamp))
+
+    def write(self, row: Row) -> None:
+        self._put(_WRITE, row, "")
+
+    def swap(self, row: Row, refresh: str) -> CompareAndSwapOutcome:
+        return CompareAndSwapOutcome(_text(self._put(_SWAP, row, refresh)))
+
+    def replace(self, row: Row, stamp: str) -> bool:
+        return bool(self._put(_REPLACE, row, stamp))
+
+    def remove(self, digest: str) -> bool:
+        return bool(self._held(lambda: self._client.delete(self._key(digest))))
+
+    def scan(self) -> Iterator[Found]:
+        """Give all records, some perhaps twice, as SCAN does."""
+        for digests in self._pages():
+            yield from self._read_all(digests)
+
+    def scan_due(self, client: str, before: int) -> Iterator[Found]:
+        return self._scan_by("due", client, before)
+
+    def scan_dead(self, client: str, before: int) -> Iterator[Found]:
+        return self._scan_by("dead", client, before)
+
+    def take_lease(self, digest: str, owner: str, seconds: float, abandoned: str | None) -> Holder | None:
+        held = self._lease(_TAKE, digest, owner, seconds, abandoned or "")
+        return None if held is None else Holder(_text(held[0]), bool(held[1]))
+
+    def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> None:
+        for owner, digest in owners.items():
+            self._lease(_PROLONG, digest, owner, seconds)
+
+    def release_lease(self, digest: str, owner: str) -> None:
+        self._lease(_RELEASE, digest, owner, 0.0)
+
+    def _put(self, script: str, row: Row, expected: str) -> Any:
+        dead = (
+            "" if row.dead is None or row.refresh else row.dead
+        )  # a refresh token may outlive what was said
+        return self._held(
+            lambda: self._client.eval(
+                script, 1, self._key(row.digest), expected, dead, self._keep_dead, *_fields(row)
+            )
+        )
+
+    def _lease(self, script: str, digest: str, owner: str, seconds: float, *more: str) -> Any:
+        key, milliseconds = f"{self._key(digest)}:lease", int(seconds * 1000)
+        return self._held(lambda: self._client.eval(script, 1, key, owner, milliseconds, _LAPSED_FOR, *more))
+
+    def _scan_by(self, field: str, client: str, before: int) -> Iterator[Found]:
+        """Give the records of ``client`` whose ``field`` is ``before`` or earlier, and read no others."""
+        for digests in self._pages():
+            asked = zip(digests, self._fields_of(digests, "client", field), strict=True)
+            yield from self._read_all(
+                [
+                    digest
+                    for digest, (whose, instant) in asked
+                    if instant and _text(whose) == client and int(instant) <= before
+                ]
+            )
+
+    def _read_all(self, digests: list[str]) -> Iterator[Found]:
+        for digest, (text, stamp) in zip(digests, self._fields_of(digests, "record", "stamp"), strict=True):
+            if text is not None:
+                yield Found(digest, _text(text), _text(stamp))
+
+    def _fields_of(self, digests: list[str], *names: str) -> Any:
+        """Give these fields of these records, in one round trip."""
+        pipeline = self._client.pipeline(transaction=False)
+        for digest in digests:
+            pipeline.hmget(self._key(digest), *names)
+        return self._held(pipeline.execute)
+
+    def _pages(self) -> Iterator[list[str]]:
+        """Give the digests of all records, some hundred at a time; the server goes on meanwhile."""
+        pattern = re.sub(r"([*?\[\]\\^])", r"\\\1", self._prefix) + "{*}"
+        names = iter(self._client.scan_iter(match=pattern, count=_SCANNED))
+        start, end = len(self._prefix) + 1, -1
+        while page := self._held(lambda: list(islice(names, _SCANNED))):
+            yield [_text(name)[start:end] for name in page]
+
+    def _key(self, digest: str) -> str:
+        return f"{self._prefix}{{{digest}}}"
+
+    def _held(self, call: Callable[[], Result]) -> Result:
+        """Make a :class:`BackendError` of what the client raises, whose texts may hold arguments."""
+        try:
+            return call()
+        except self._failures as error:
+            failed = type(error).__name__
+        raise BackendError(f"Redis failed ({failed})")
+
+
+def _import_redis() -> Any:
+    try:
+        import redis
+    except ImportError:
+        raise ConfigError('redis is not installed: pip install "oauth2broker[redis]"') from None
+    return redis
+
+
+def _client_of(url: str) -> Redis | ConfigError:
+    """Give a client, or what is wrong; never raises, so that no traceback holds the URL."""
+    redis = _import_redis()
+    once = redis.retry.Retry(redis.backoff.NoBackoff(), 1, (redis.ConnectionError,))
+    try:
+        client: Redis = redis.Redis.from_url(
+            url, socket_timeout=_SECONDS_PER_CALL, socket_connect_timeout=_SECONDS_PER_CALL, retry=once
+        )
+    except (ValueError, TypeError, AttributeError, redis.RedisError) as error:
+        return ConfigError(f"not a URL of a Redis server ({type(error).__name__})")
+    return client
+
+
+def _fields(row: Row) -> Iterator[str | int]:
+    """Give names and values of the hash in turn."""
+    yield from ("record", row.text, "stamp", row.stamp, "refresh", row.refresh)
+    yield from ("revoked", int(row.is_revoked), "client", row.client)
+    yield from ("due", "" if row.due is None else row.due, "dead", "" if row.dead is None else row.dead)
+
+
+def _text(value: bytes | str) -> str:
+    """Give text, whether or not the client decodes answers."""
+    return value if isinstance(value, str) else value.decode("ascii")
