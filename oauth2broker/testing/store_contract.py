@@ -75,7 +75,8 @@ class StoreContract(ABC):
     """The tests. A subclass is named ``Test...`` and says how to open a store.
 
     ``shared`` is False for a store that other processes cannot see, ``durable`` for one that forgets when it
-    is closed. ``max_age`` is for how many seconds it may give what another store has replaced. Processes are started by spawn, so the subclass must be importable.
+    is closed. ``max_age`` is for how many seconds it may give what another store has replaced. Processes are
+    started by spawn, so the subclass must be importable.
     """
 
     shared = True
