@@ -10,6 +10,7 @@ import pytest
 from oauth2broker import Broker, FileStore, StoreKey
 from oauth2broker.testing import LoopbackProvider
 from tests.faults.workers import CLIENT, Crew, Plan
+from tests.places import Place
 from tests.support import USER_REQUEST
 
 
@@ -48,6 +49,6 @@ def key(broker: Broker) -> StoreKey:
 @pytest.fixture
 def crew(provider: LoopbackProvider, folder: Path) -> Iterator[Crew]:
     """Starts processes on that folder; kills what is left of them."""
-    made = Crew(Plan(str(folder), provider.descriptor()))
+    made = Crew(Plan(Place(str(folder)), provider.descriptor()))
     yield made
     made.dismiss()

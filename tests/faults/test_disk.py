@@ -50,6 +50,7 @@ from tests.faults.workers import (
     unsaved_tokens,
     wait_for,
 )
+from tests.places import Place
 from tests.support import USER_REQUEST, Crowd
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the faults need POSIX files and processes")
@@ -443,7 +444,7 @@ def test_a_folder_that_is_read_only_before_the_call_means_no_call(
         user_id = give_away(open_folder)
         open_folder.chmod(0o500)
         provider.clear()
-        crew = Crew(Plan(str(open_folder), provider.descriptor(), user_id=user_id))
+        crew = Crew(Plan(Place(str(open_folder)), provider.descriptor(), user_id=user_id))
         try:
             fresh = crew.hire()
             assert fresh.ask().token == login.access_token.fingerprint()
@@ -476,7 +477,7 @@ def test_without_leases_a_valid_token_is_served_and_a_rotating_one_is_not_presen
         locks.write_text("not a folder")
     user_id = give_away(open_folder)
     provider.clear()
-    crew = Crew(Plan(str(open_folder), provider.descriptor(), user_id=user_id))
+    crew = Crew(Plan(Place(str(open_folder)), provider.descriptor(), user_id=user_id))
     try:
         for ahead in (0.0, 570.0):  # fresh, advisory
             assert [answer.token for answer in crew.hire(ahead=ahead).do(ask, threads=3)] == [token] * 3

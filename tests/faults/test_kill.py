@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from oauth2broker import Broker, FileStore, StoreKey
+from oauth2broker import Broker, BrokerStore, StoreKey
 from oauth2broker.testing import Fault, LoopbackProvider
 from tests.faults.workers import Crew, age, ask, can_lease, gather, log_in, set_clock, stored, wait_for
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the faults need
 
 
 def test_killed_after_the_rotation_and_before_the_write_leaves_a_record_that_says_so(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew
 ) -> None:
     """FAULTS 3: no second presentation before 35 seconds, then one, then a definite end; a login mends it."""
     log_in(broker, provider)
@@ -50,7 +50,7 @@ def test_killed_after_the_rotation_and_before_the_write_leaves_a_record_that_say
 
 
 def test_killed_while_renewing_ahead_leaves_a_token_that_is_served_while_it_works(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew
 ) -> None:
     """FAULTS 3: the spent token is not presented while the current one serves, however long that is."""
     log_in(broker, provider)
@@ -71,7 +71,7 @@ def test_killed_while_renewing_ahead_leaves_a_token_that_is_served_while_it_work
 
 
 def test_a_waiter_takes_over_from_a_holder_killed_before_its_attempt(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew
 ) -> None:
     """FAULTS 8: the lease frees itself; as nothing was presented yet, the waiter renews at once."""
     log_in(broker, provider)
@@ -90,7 +90,7 @@ def test_a_waiter_takes_over_from_a_holder_killed_before_its_attempt(
 
 
 def test_a_waiter_of_a_holder_killed_mid_call_is_told_when_to_come_back(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew
 ) -> None:
     """FAULTS 8: it gets the lease at once and neither hangs nor presents the token before its time."""
     log_in(broker, provider)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from oauth2broker import Broker, FileStore, StoreKey
+from oauth2broker import Broker, BrokerStore, StoreKey
 from oauth2broker.testing import Fault, LoopbackProvider
 from tests.faults.workers import Crew, age, ask, ask_service, gather, log_in, set_clock, stored
 from tests.support import USER_REQUEST
@@ -30,7 +30,7 @@ UNSPENT = {
 
 
 def lose_an_answer(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew, fault: Fault
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew, fault: Fault
 ) -> None:
     """Two processes meet an expired token and lose the answer; then both wait until none can arrive.
 
@@ -59,7 +59,7 @@ def lose_an_answer(
 
 @pytest.mark.parametrize("fault", SPENT.values(), ids=SPENT)
 def test_a_lost_answer_to_a_spent_token_ends_in_one_more_try_and_a_definite_answer(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew, fault: Fault
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew, fault: Fault
 ) -> None:
     """FAULTS 10: nobody asks before 35 seconds; then one asks, and all learn that the user is needed."""
     lose_an_answer(provider, broker, store, key, crew, fault)
@@ -72,7 +72,7 @@ def test_a_lost_answer_to_a_spent_token_ends_in_one_more_try_and_a_definite_answ
 
 @pytest.mark.parametrize("fault", UNSPENT.values(), ids=UNSPENT)
 def test_a_lost_answer_to_an_unspent_token_ends_in_one_more_try_and_a_token_for_all(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew, fault: Fault
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew, fault: Fault
 ) -> None:
     """FAULTS 10: the grant is not given up before it is tried again."""
     lose_an_answer(provider, broker, store, key, crew, fault)
@@ -82,7 +82,7 @@ def test_a_lost_answer_to_an_unspent_token_ends_in_one_more_try_and_a_token_for_
 
 
 def test_a_dead_provider_costs_many_waiting_processes_one_timeout(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew
 ) -> None:
     """FAULTS 32: one call and one timeout in all; the others find `retry_at` and say when to come back."""
     log_in(broker, provider)

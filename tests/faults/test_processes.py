@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from oauth2broker import Broker, FileStore, StoreKey
+from oauth2broker import Broker, BrokerStore, StoreKey
 from oauth2broker.testing import LoopbackProvider
 from tests.faults.workers import CLIENT, Crew, age, ask, gather, log_in, log_out, stored, wait_for
 from tests.support import USER_REQUEST
@@ -19,7 +19,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_many_processes_on_one_expired_token_make_one_call_each_time_it_expires(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew, method: str
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew, method: str
 ) -> None:
     """FAULTS 2: three rotations under 6 processes of 6 threads are three calls, and all answers are equal."""
     log_in(broker, provider)
@@ -41,7 +41,7 @@ def test_many_processes_on_one_expired_token_make_one_call_each_time_it_expires(
 
 @pytest.mark.parametrize("rotation", ["sometimes", "never"])
 def test_while_one_process_renews_ahead_no_other_waits_for_it(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew, rotation: str
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew, rotation: str
 ) -> None:
     """DESIGN 4: all others get the record at once, as they see the attempt or (never) the busy lease."""
     log_in(broker, provider)
@@ -63,7 +63,7 @@ def test_while_one_process_renews_ahead_no_other_waits_for_it(
 
 
 def test_a_login_in_another_process_survives_an_invalid_grant(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew
 ) -> None:
     """FAULTS 5: who is refused because another process stored a new grant adopts it, and spares it."""
     log_in(broker, provider)
@@ -84,7 +84,7 @@ def test_a_login_in_another_process_survives_an_invalid_grant(
 
 
 def test_a_winner_that_comes_while_the_refusal_is_read_is_adopted(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew
 ) -> None:
     """FAULTS 5: the same at the last moment, with the answer invalid_grant already in hand."""
     log_in(broker, provider)
@@ -102,7 +102,7 @@ def test_a_winner_that_comes_while_the_refusal_is_read_is_adopted(
 
 
 def test_of_many_processes_with_a_dead_grant_one_asks_and_all_are_told(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew
 ) -> None:
     """FAULTS 6: one call, one tombstone; the others, and all later ones, fail without a call."""
     log_in(broker, provider)
@@ -126,7 +126,7 @@ def test_of_many_processes_with_a_dead_grant_one_asks_and_all_are_told(
 def test_a_logout_in_another_process_during_a_renewal_stays_a_logout(
     provider: LoopbackProvider,
     broker: Broker,
-    store: FileStore,
+    store: BrokerStore,
     key: StoreKey,
     crew: Crew,
     how: str,

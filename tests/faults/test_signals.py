@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from oauth2broker import Broker, FileStore, StoreKey
+from oauth2broker import Broker, BrokerStore, StoreKey
 from oauth2broker.testing import Fault, LoopbackProvider
 from tests.faults.workers import (
     Crew,
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the faults need
 
 
 def test_when_sigint_ends_the_leader_the_waiters_elect_another_and_get_tokens(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew
 ) -> None:
     """FAULTS 23: interrupted before anything was presented, the flight starts anew: one call, all served."""
     log_in(broker, provider)
@@ -44,7 +44,7 @@ def test_when_sigint_ends_the_leader_the_waiters_elect_another_and_get_tokens(
 
 
 def test_when_sigint_ends_the_leader_in_mid_call_the_waiters_are_told_when_to_come_back(
-    provider: LoopbackProvider, broker: Broker, store: FileStore, key: StoreKey, crew: Crew
+    provider: LoopbackProvider, broker: Broker, store: BrokerStore, key: StoreKey, crew: Crew
 ) -> None:
     """FAULTS 23 and 10: its answer is lost, so nobody presents the token again, and nobody hangs."""
     log_in(broker, provider)

@@ -27,6 +27,7 @@ from oauth2broker import (
 )
 from oauth2broker.testing import LoopbackProvider
 from tests.faults.workers import CLIENT, FastClock, Plan, log_in, now, renew_for_ever, stored, wait_for
+from tests.places import Place
 from tests.support import SCOPE, TENANT
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the faults need POSIX processes")
@@ -118,7 +119,7 @@ def test_a_storm_of_kills_leaves_every_grant_alive_or_properly_buried(
     """FAULTS 3 and 8: no damaged file, one reuse per lost answer, and each key goes on or needs a login."""
     provider, dice = fast_provider, random.Random(SEED)
     store = FileStore(folder)
-    storm = Storm(Plan(str(folder), provider.descriptor()), clock, dice)
+    storm = Storm(Plan(Place(str(folder)), provider.descriptor()), clock, dice)
     with Broker(provider.descriptor(), *CLIENT, store=store, clock=clock) as broker:
         keys = {name: broker.key_for(request) for name, request in REQUESTS.items()}
         for name in NAMES:

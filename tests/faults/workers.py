@@ -23,7 +23,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
@@ -35,8 +35,8 @@ import oauth2broker.flows.late  # noqa: F401 - now: workers give up the right to
 from oauth2broker import (
     Broker,
     BrokerError,
+    BrokerStore,
     CachedTokenRequest,
-    FileStore,
     GrantType,
     HttpRequest,
     HttpResponse,
@@ -52,6 +52,7 @@ from oauth2broker import (
 from oauth2broker.flows import broker as broker_module
 from oauth2broker.flows.bounds import Bounds
 from oauth2broker.testing import LoopbackProvider
+from tests.places import AnnouncingStore, Place
 from tests.support import REDIRECT_URI, SCOPE, SERVICE_REQUEST, TENANT, USER, USER_REQUEST
 
 PATIENCE = 30.0  # seconds; far more than anything here takes
@@ -85,14 +86,14 @@ def log_in(broker: Broker, provider: LoopbackProvider, principal: str = USER) ->
     return broker.complete_authorization(session, provider.browse(session.authorize_url))
 
 
-def stored(store: FileStore, key: StoreKey) -> TokenRecord:
+def stored(store: BrokerStore, key: StoreKey) -> TokenRecord:
     """The record of ``key``, which must be there."""
     record = store.fetch(key)
     assert record is not None
     return record
 
 
-def age(store: FileStore, key: StoreKey, *, seconds_left: float) -> TokenRecord:
+def age(store: BrokerStore, key: StoreKey, *, seconds_left: float) -> TokenRecord:
     """Let the token of ``key`` have been issued two hours ago and last that much longer."""
     issued_at, expires_at = now() - timedelta(hours=2), now() + timedelta(seconds=seconds_left)
     record = replace(stored(store, key), issued_at=issued_at, expires_at=expires_at)
@@ -127,14 +128,15 @@ def answer_of(call: Callable[[], TokenRecord | None]) -> Answer:
 class Plan:
     """What a worker is to be. Picklable; holds no secret but the demo client's.
 
-    ``pause_at`` names a point where it stops once, says so (``reached``) and waits (``proceed``): ``augment``
-    is before the attempt is written down, ``send`` before the request goes out, ``normalize`` and
-    ``classify`` after its answer came. ``announce_lease``: say so before waiting for a lease.
+    ``pause_at`` names a point where it stops once, says so (``reached``) and waits (``proceed``): ``lease`` is
+    before the lease is asked for, ``augment`` before the attempt is written down, ``send`` before the request
+    goes out, ``normalize`` and ``classify`` after its answer came. ``announce_lease``: say so before waiting
+    for a lease.
     ``limit_at_answer``: from the moment an answer comes, no file may grow (RLIMIT_FSIZE).
     ``bounds`` are the library's, but that tests need not wait two seconds for each store that is down.
     """
 
-    folder: str
+    place: Place
     descriptor: ProviderDescriptor
     timeout: float = 30.0
     ahead: float = 0.0
@@ -208,20 +210,6 @@ class PausingHttpClient:
         return self._client.send(request, metadata)
 
 
-class AnnouncingStore(FileStore):
-    """Says that it is about to wait for a lease."""
-
-    def __init__(self, path: str, announce: Callable[[], None]) -> None:
-        super().__init__(path)
-        self._announce = announce
-
-    @contextmanager
-    def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
-        self._announce()
-        with super().refresh_lease(key, timeout=timeout) as is_ours:
-            yield is_ours
-
-
 class Actor:
     """A broker in a child process, and all that its tests want to touch."""
 
@@ -229,8 +217,8 @@ class Actor:
         self.reached, self.barrier = reached, barrier
         self.pause = Pause(plan.pause_at, reached, proceed)
         self.clock = OffsetClock(plan.ahead)
-        announce = reached.set if plan.announce_lease else lambda: None
-        self.store = AnnouncingStore(plan.folder, announce)
+        self.announces_lease = plan.announce_lease
+        self.store = AnnouncingStore(plan.place.open(), self._before_lease)
         self.log = io.StringIO()
         _log_everything_to(self.log)
         vars(broker_module)["Bounds"] = lambda: plan.bounds
@@ -242,6 +230,11 @@ class Actor:
             http_client=self._http_client(plan),
             clock=self.clock,
         )
+
+    def _before_lease(self) -> None:
+        if self.announces_lease:
+            self.reached.set()
+        self.pause.at("lease")
 
     def _http_client(self, plan: Plan) -> PausingHttpClient | None:
         """None, where the broker can use what it makes itself."""
@@ -709,9 +702,7 @@ def renew_for_ever(
     ``presenting`` is true from when a request goes out until its answer is stored.
     """
     dice, http_client = random.Random(seed), TellingHttpClient(presenting)
-    broker = Broker(
-        plan.descriptor, *CLIENT, store=FileStore(plan.folder), clock=clock, http_client=http_client
-    )
+    broker = Broker(plan.descriptor, *CLIENT, store=plan.place.open(), clock=clock, http_client=http_client)
     while True:
         request = dice.choice(requests)
         with suppress(BrokerError):  # what is left of who was killed; the test judges it afterwards
