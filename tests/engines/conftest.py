@@ -8,8 +8,18 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
+from oauth2broker import BrokerStore
+from oauth2broker.testing import LoopbackProvider
+from tests.faults.conftest import broker, key, provider
+from tests.faults.workers import Crew, Plan
+from tests.places import Place
+
 from .base import Server
 from .servers import MariaDbServer, PostgresServer, RedisCluster, RedisServer
+
+__all__ = ["broker", "key", "provider"]  # fixtures of the faults, which the same tests use here
+
+ENGINES = ["redis", "postgresql", "mariadb", "sqlite"]
 
 OwnRedis = Callable[..., RedisServer]
 OwnPostgres = Callable[[], PostgresServer]
@@ -111,3 +121,26 @@ def own_mariadb() -> Iterator[OwnMariaDb]:
     """Give a function that starts a MariaDB of the test's own."""
     with ExitStack() as started:
         yield lambda: started.enter_context(_available(MariaDbServer)())
+
+
+@pytest.fixture(params=ENGINES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Give an empty place in each engine."""
+    urls = {"redis": "redis_url", "postgresql": "postgres_url", "mariadb": "mariadb_url"}
+    if request.param == "sqlite":
+        return Place(f"sqlite:///{tmp_path}/tokens.db")
+    return Place(request.getfixturevalue(urls[request.param]))
+
+
+@pytest.fixture
+def store(place: Place) -> BrokerStore:
+    """The test's own view of that place."""
+    return place.open()
+
+
+@pytest.fixture
+def crew(provider: LoopbackProvider, place: Place) -> Iterator[Crew]:
+    """Starts processes on that place; kills what is left of them."""
+    made = Crew(Plan(place, provider.descriptor()))
+    yield made
+    made.dismiss()

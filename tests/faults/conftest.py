@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from oauth2broker import Broker, FileStore, StoreKey
+from oauth2broker import Broker, BrokerStore, FileStore, StoreKey
 from oauth2broker.testing import LoopbackProvider
 from tests.faults.workers import CLIENT, Crew, Plan
 from tests.places import Place
@@ -34,8 +34,8 @@ def store(folder: Path) -> FileStore:
 
 
 @pytest.fixture
-def broker(provider: LoopbackProvider, store: FileStore) -> Iterator[Broker]:
-    """The test's own broker on that folder."""
+def broker(provider: LoopbackProvider, store: BrokerStore) -> Iterator[Broker]:
+    """The test's own broker on that store."""
     with Broker(provider.descriptor(), *CLIENT, store=store) as made:
         yield made
 

@@ -128,10 +128,10 @@ def answer_of(call: Callable[[], TokenRecord | None]) -> Answer:
 class Plan:
     """What a worker is to be. Picklable; holds no secret but the demo client's.
 
-    ``pause_at`` names a point where it stops once, says so (``reached``) and waits (``proceed``): ``lease`` is
-    before the lease is asked for, ``augment`` before the attempt is written down, ``send`` before the request
-    goes out, ``normalize`` and ``classify`` after its answer came. ``announce_lease``: say so before waiting
-    for a lease.
+    ``pause_at`` names a point where it stops once, says so (``reached``) and waits (``proceed``): ``lease``
+    is before the lease is asked for, ``augment`` before the attempt is written down, ``send`` before the
+    request goes out, ``normalize`` and ``classify`` after its answer came. ``announce_lease``: say so before
+    waiting for a lease.
     ``limit_at_answer``: from the moment an answer comes, no file may grow (RLIMIT_FSIZE).
     ``bounds`` are the library's, but that tests need not wait two seconds for each store that is down.
     """
@@ -293,6 +293,34 @@ def ask(
     return _in_threads(
         threads, functools.partial(actor.broker.refresh_access_token, request), actor, meet=meet
     )
+
+
+def ask_until_served(actor: Actor) -> list[Answer]:
+    """Ask for a user's token again and again until one comes; give all answers."""
+    found: list[Answer] = []
+
+    def is_served() -> bool:
+        found.append(answer_of(functools.partial(actor.broker.refresh_access_token, USER_REQUEST)))
+        return found[-1].token is not None
+
+    wait_for(is_served)
+    return found
+
+
+def renew_for(actor: Actor, names: list[str], seconds: float, seed: int) -> int:
+    """Renew tokens of these principals for so long, whatever comes of it; give how often one came."""
+    dice, renewed, deadline = random.Random(seed), 0, time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        request = CachedTokenRequest(TENANT, dice.choice(names), SCOPE).force_refresh()
+        renewed += answer_of(functools.partial(actor.broker.refresh_access_token, request)).error is None
+    return renewed
+
+
+def renew_each(actor: Actor, names: list[str]) -> list[str]:
+    """Renew a token of each of these principals; give the messages of what goes wrong."""
+    requests = [CachedTokenRequest(TENANT, name, SCOPE).force_refresh() for name in names]
+    answers = [answer_of(functools.partial(actor.broker.refresh_access_token, each)) for each in requests]
+    return [answer.message for answer in answers if answer.error]
 
 
 def ask_service(actor: Actor, *, threads: int = 1, meet: bool = False) -> list[Answer]:

@@ -1,0 +1,70 @@
+"""The faults among processes, repeated with each engine: the same tests, on other stores."""
+
+from __future__ import annotations
+
+import pytest
+from redis import Redis
+from sqlalchemy import create_engine, text
+
+from oauth2broker import Broker, BrokerStore, SerializationError, StoreKey
+from oauth2broker.testing import LoopbackProvider
+from tests.faults import test_kill, test_lost_answers, test_processes, test_signals
+from tests.faults.workers import log_in
+from tests.places import Place
+from tests.support import USER_REQUEST
+
+AGAIN = [
+    test_kill.test_killed_after_the_rotation_and_before_the_write_leaves_a_record_that_says_so,
+    test_kill.test_killed_while_renewing_ahead_leaves_a_token_that_is_served_while_it_works,
+    test_kill.test_a_waiter_takes_over_from_a_holder_killed_before_its_attempt,
+    test_kill.test_a_waiter_of_a_holder_killed_mid_call_is_told_when_to_come_back,
+    test_lost_answers.test_a_lost_answer_to_an_unspent_token_ends_in_one_more_try_and_a_token_for_all,
+    test_lost_answers.test_a_dead_provider_costs_many_waiting_processes_one_timeout,
+    test_lost_answers.test_a_dead_provider_of_service_tokens_costs_many_waiting_processes_one_timeout,
+    test_processes.test_many_processes_on_one_expired_token_make_one_call_each_time_it_expires,
+    test_processes.test_while_one_process_renews_ahead_no_other_waits_for_it,
+    test_processes.test_a_login_in_another_process_survives_an_invalid_grant,
+    test_processes.test_a_winner_that_comes_while_the_refusal_is_read_is_adopted,
+    test_processes.test_of_many_processes_with_a_dead_grant_one_asks_and_all_are_told,
+    test_processes.test_a_logout_in_another_process_during_a_renewal_stays_a_logout,
+    test_signals.test_when_sigint_ends_the_leader_the_waiters_elect_another_and_get_tokens,
+]
+globals().update(
+    {test.__name__: test for test in AGAIN}
+)  # pytest collects them here, with this folder's stores
+
+pytestmark = [
+    pytest.mark.engines,
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
+
+def damage(place: Place, key: StoreKey) -> None:
+    """Put something else in the place of a record's text."""
+    if place.url.startswith("redis"):
+        with Redis.from_url(place.url) as client:
+            client.hset(f"oauth2broker:{{{key.digest}}}", "record", "rubbish")
+        return
+    update = text("UPDATE oauth2broker_tokens SET record = 'rubbish' WHERE key_digest = :digest")
+    engine = create_engine(place.url)
+    with engine.begin() as connection:
+        connection.execute(update, {"digest": key.digest})
+    engine.dispose()
+
+
+def test_a_record_that_cannot_be_read_is_named_and_left_as_it_is(
+    place: Place, broker: Broker, provider: LoopbackProvider, store: BrokerStore, key: StoreKey
+) -> None:
+    """FAULTS 21: no call to the provider, nothing is overwritten, and the records of others are served."""
+    record, other = log_in(broker, provider), log_in(broker, provider, "user-2")
+    damage(place, key)
+    provider.clear()
+    for request in (USER_REQUEST, USER_REQUEST.force_refresh(), USER_REQUEST.rejecting(record)):
+        with pytest.raises(SerializationError, match=key.digest):
+            broker.refresh_access_token(request)
+    assert provider.token_calls == 0
+    assert set(store.keys()) == {other.key}
+    with pytest.raises(SerializationError, match=key.digest):
+        store.fetch(key)
+    store.save(record)
+    assert broker.refresh_access_token(USER_REQUEST) == record
