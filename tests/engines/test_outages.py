@@ -1,6 +1,8 @@
 """Engines that are killed, that hang, that lose their data, and hosts that are cut off from them."""
 
+import os
 import random
+import signal
 import threading
 from collections.abc import Callable, Iterator
 
@@ -105,8 +107,11 @@ def test_after_an_outage_longer_than_the_lease_the_spent_token_is_still_not_pres
     renewer.proceed.set()
     renewed = renewing.result()[0]
     let_leases_lapse()
+    os.kill(renewer.pid, signal.SIGSTOP)  # so that it is surely not the first to be back
     asking = other.begin(ask_until_served)
     engine.start()
+    pause(QUICK.watch / 2)
+    os.kill(renewer.pid, signal.SIGCONT)
     assert asking.result()[-1].token == renewed.token
     assert (provider.token_calls, provider.reuses) == (1, 0)
 
