@@ -11,7 +11,7 @@ from oauth2broker import BrokerStore, FileStore, MemoryStore, RedisStore, StoreK
 from oauth2broker.stores.guarded import GuardedStore
 from oauth2broker.stores.leases import LeaseTimes
 
-QUICK = LeaseTimes(duration=2.0, watch=0.0, beat=0.5, retry=0.1)
+QUICK = LeaseTimes(duration=2.0, watch=1.0, beat=0.5, retry=0.1)
 """So that tests need not wait half a minute for the lease of a process that was killed."""
 
 
