@@ -124,7 +124,7 @@ class RemoteStore(BrokerStore):
         return None if found is None else self._require_record(found)
 
     def save(self, record: TokenRecord) -> None:
-        self.write(self._row(record))
+        self.write(self.build_row(record))
 
     def compare_and_swap_refresh(
         self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
@@ -132,7 +132,7 @@ class RemoteStore(BrokerStore):
         require_same_key(key, replacement)
         expected = None if expected_refresh is None else TokenSecret(expected_refresh)
         del expected_refresh  # from here on nothing plain is in this frame
-        return self.swap(self._row(replacement), _fingerprint(expected))
+        return self.swap(self.build_row(replacement), _fingerprint(expected))
 
     def revoke(
         self, key: StoreKey, instant: datetime, expected_refresh: ExpectedRefresh = ANY
@@ -145,7 +145,7 @@ class RemoteStore(BrokerStore):
             if current.revoked_at is not None or not (is_any or holds_refresh(current, expected)):
                 return current
             tombstone = current.tombstone(instant)
-            if self.replace(self._row(tombstone), found.stamp):
+            if self.replace(self.build_row(tombstone), found.stamp):
                 return tombstone
         return None
 
@@ -175,7 +175,7 @@ class RemoteStore(BrokerStore):
         return rewrap(
             self._codec,
             texts,
-            lambda record, stamp: self.replace(self._row(record), stamp),
+            lambda record, stamp: self.replace(self.build_row(record), stamp),
             accept_plain=accept_plain,
         )
 
@@ -193,7 +193,8 @@ class RemoteStore(BrokerStore):
             raise type(record)(f"record {found.digest}: {record}")
         return record
 
-    def _row(self, record: TokenRecord) -> Row:
+    def build_row(self, record: TokenRecord) -> Row:
+        """Give what the engine keeps of ``record``, with a stamp of its own."""
         text = self._codec.encode(record)
         if isinstance(text, StoreError):
             raise text
