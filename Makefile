@@ -10,7 +10,7 @@ USE_VENV = $(RUN) -m
 
 help:
 	@echo "make demo   shows the main job working, against a real server in the process"
-	@echo "make test   runs the tests"
+	@echo "make test   runs the tests; skips, and says so, what needs database servers that are not installed"
 	@echo "make check  types, lint, import rules"
 	@echo "make e2e    runs the tests against an authorization server that is not ours (needs Node.js)"
 	@echo "make bench  measures, beside other libraries; BENCH_QUICK=1 to see that it works"

@@ -1,0 +1,1 @@
+"""Stores on real engines: servers that the tests start, kill, restart and cut off themselves."""

@@ -1,0 +1,113 @@
+"""One server per engine for the session, an empty database per test, and servers for tests that kill them."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import pytest
+
+from .base import Server
+from .servers import MariaDbServer, PostgresServer, RedisCluster, RedisServer
+
+OwnRedis = Callable[..., RedisServer]
+OwnPostgres = Callable[[], PostgresServer]
+OwnMariaDb = Callable[[], MariaDbServer]
+AnyServer = TypeVar("AnyServer", bound=Server)
+
+
+def _unavailable(reason: str) -> NoReturn:
+    if os.environ.get("OAUTH2BROKER_ENGINES") == "require":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def _available(kind: type[AnyServer]) -> type[AnyServer]:
+    if not Path("/proc/self/stat").exists():
+        _unavailable("the engines' processes are found by /proc, which is not here")
+    if missing := kind.missing():
+        _unavailable(f"not installed: {', '.join(missing)}")
+    return kind
+
+
+def _database_of(server: Server) -> Iterator[str]:
+    url = server.new_database()
+    yield url
+    server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """Run a Redis without persistence for the whole session; do not kill or pause it."""
+    with _available(RedisServer)() as running:
+        yield running
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> Iterator[str]:
+    """Give an empty database of the session's Redis."""
+    yield from _database_of(redis_server)
+
+
+@pytest.fixture(scope="session")
+def _session_cluster() -> Iterator[RedisCluster]:
+    _available(RedisServer)
+    with RedisCluster() as running:
+        yield running
+
+
+@pytest.fixture
+def redis_cluster(_session_cluster: RedisCluster) -> RedisCluster:
+    """Give the session's cluster, emptied."""
+    _session_cluster.clear()
+    return _session_cluster
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Run a PostgreSQL for the whole session; do not kill or pause it."""
+    with _available(PostgresServer)() as running:
+        yield running
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """Give an empty database of the session's PostgreSQL."""
+    yield from _database_of(postgres_server)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDbServer]:
+    """Run a MariaDB for the whole session; do not kill or pause it."""
+    with _available(MariaDbServer)() as running:
+        yield running
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: MariaDbServer) -> Iterator[str]:
+    """Give an empty database of the session's MariaDB."""
+    yield from _database_of(mariadb_server)
+
+
+@pytest.fixture
+def own_redis() -> Iterator[OwnRedis]:
+    """Give a function that starts a Redis of the test's own: `own_redis(appendonly=True)`."""
+    with ExitStack() as started:
+        yield lambda *, appendonly=False: started.enter_context(
+            _available(RedisServer)(appendonly=appendonly)
+        )
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[OwnPostgres]:
+    """Give a function that starts a PostgreSQL of the test's own."""
+    with ExitStack() as started:
+        yield lambda: started.enter_context(_available(PostgresServer)())
+
+
+@pytest.fixture
+def own_mariadb() -> Iterator[OwnMariaDb]:
+    """Give a function that starts a MariaDB of the test's own."""
+    with ExitStack() as started:
+        yield lambda: started.enter_context(_available(MariaDbServer)())
