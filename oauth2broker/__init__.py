@@ -182,6 +182,9 @@ if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one 
         RecordCipher as RecordCipher,
         RewrapReport as RewrapReport,
     )
+    from oauth2broker.stores.sqlalchemy import (
+        SQLAlchemyStore as SQLAlchemyStore,
+    )
     from oauth2broker.transports.base import (
         HttpRequest as HttpRequest,
         HttpResponse as HttpResponse,
@@ -244,6 +247,7 @@ _PUBLIC = {
     "stores.file": "FileStore",
     "stores.memory": "MemoryStore",
     "stores.sealing": "RecordCipher RewrapReport",
+    "stores.sqlalchemy": "SQLAlchemyStore",
     "transports.base": (
         "HttpRequest HttpResponse ResponseMetadata ResponseMetadataSlot TokenHttpClient TransportErrorMapper "
         "is_public_address"

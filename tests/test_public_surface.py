@@ -103,6 +103,7 @@ SNAPSHOT = [
     "RevokedError",
     "RewrapReport",
     "RotationPolicy",
+    "SQLAlchemyStore",
     "ScopeSet",
     "SerializationError",
     "StateMismatchError",
