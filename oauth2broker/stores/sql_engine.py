@@ -9,17 +9,18 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import URL, Engine, Executable, Row, create_engine, event, inspect, make_url
+from sqlalchemy import URL, Connection, Engine, Executable, Row, create_engine, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable, Table
 
 from oauth2broker.errors import BackendError, ConfigError
+from oauth2broker.stores.deadlines import Deadlines
 from oauth2broker.stores.sql_schema import DIALECTS
 
 _SECONDS: Final = 5
@@ -75,6 +76,7 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self.engine.hide_parameters = True  # of this view of the engine alone
+        self._deadlines = Deadlines(_SECONDS + 1)  # the server's own bound, if it has one, comes first
 
     def __repr__(self) -> str:
         url = self.engine.url
@@ -107,11 +109,16 @@ class Database:
 
     def _try(self, statement: Executable, parameters: Mapping[str, Any]) -> Answer | _Failure:
         try:
-            with self.engine.connect() as connection:
+            with self.engine.connect() as connection, self._bound(connection):
                 result = connection.execute(statement, parameters)
                 return Answer(0, tuple(result)) if result.returns_rows else Answer(result.rowcount)
         except Exception as error:  # noqa: BLE001 - a driver, or what listens to the engine, may raise anything
             return _explain(error)
+
+    def _bound(self, connection: Connection) -> AbstractContextManager[None]:
+        """Bound what libpq does: it waits for ever for a server that is stopped, or that hangs."""
+        descriptor = getattr(connection.connection.driver_connection, "fileno", None)
+        return nullcontext() if descriptor is None else self._deadlines.bound(descriptor())
 
     def _create(self, statement: Executable, is_there: Callable[[], bool]) -> None:
         if _looked(is_there):
@@ -137,9 +144,7 @@ def open_engine(engine_or_url: Any) -> Engine | ConfigError:
     if dialect.is_async:
         return ConfigError("the store is synchronous: it cannot use an async engine")
     if isinstance(engine.pool, StaticPool | SingletonThreadPool) or _is_in_memory(engine.url):
-        return ConfigError(
-            "the store needs connections of its own: no StaticPool, no SingletonThreadPool, no SQLite in memory"
-        )
+        return ConfigError("the store needs connections of its own: not a StaticPool, nor SQLite in memory")
     return engine
 
 
@@ -223,7 +228,7 @@ def _explain(error: Exception) -> _Failure:
 def _code(error: BaseException | None) -> str | int | None:
     """Give the SQLSTATE or the number that the driver's ``error`` has."""
     arguments = getattr(error, "args", ())
-    for code in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None), *arguments[:1]):
+    for code in (*arguments[:1], getattr(error, "sqlstate", None), getattr(error, "pgcode", None)):
         if isinstance(code, int) or (isinstance(code, str) and len(code) == 5 and code.isalnum()):
             return code
     return None

@@ -46,6 +46,8 @@ class SQLAlchemyStore(RemoteStore):
     everybody the same connection.
     """
 
+    _shown = ""  # until it is made: whoever reports why it could not be shows it
+
     def __init__(
         self,
         engine_or_url: Engine | URL | str,
@@ -65,10 +67,11 @@ class SQLAlchemyStore(RemoteStore):
         self._table = build_table(None, table)
         self._database = Database(engine)
         self._ask = build_statements(self._table, engine.dialect.name)
+        self._shown = f"{self._database!r}, table={table!r}"
         forget_in_children(self)
 
     def __repr__(self) -> str:
-        return f"SQLAlchemyStore({self._database!r}, table={self._table.name!r})"
+        return f"SQLAlchemyStore({self._shown})"
 
     def create_table(self) -> None:
         """Create the table and its indexes if they are missing. Several processes may do so at once."""

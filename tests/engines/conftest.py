@@ -111,3 +111,18 @@ def own_mariadb() -> Iterator[OwnMariaDb]:
     """Give a function that starts a MariaDB of the test's own."""
     with ExitStack() as started:
         yield lambda: started.enter_context(_available(MariaDbServer)())
+
+
+_SQL_ENGINES = [
+    "sqlite",
+    *(pytest.param(name, marks=pytest.mark.engines) for name in ("postgres", "mariadb")),
+]
+
+
+@pytest.fixture(params=_SQL_ENGINES)
+def sql_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give an empty database of each SQL engine in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'tokens.db'}"
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
