@@ -142,7 +142,7 @@ def is_waiting(connection: Any) -> bool:
 
 
 def test_each_call_is_one_statement(server: tuple[Any, str]) -> None:
-    """A fetch, a save and a swap that succeeds, with no BEGIN, COMMIT or ROLLBACK around; the server counts."""
+    """The server counts: a fetch, a save and a swap have no BEGIN, COMMIT or ROLLBACK around them."""
     own, url = server
     opened(url).close()
     count = statement_counter(own, make_url(url).database or "")
@@ -163,7 +163,7 @@ def statement_counter(own: PostgresServer | MariaDbServer, database: str) -> Cal
     if isinstance(own, MariaDbServer):
         return lambda: int(dict(own._execute("SHOW GLOBAL STATUS LIKE 'Questions'"))["Questions"])
     with own.connect() as connection:
-        connection.execute(f"ALTER DATABASE {database} SET log_statement = 'all'")  # type: ignore[call-overload]
+        connection.execute(f"ALTER DATABASE {database} SET log_statement = 'all'")
     return lambda: own._log.read_text(encoding="utf-8").count("LOG:  ")
 
 
