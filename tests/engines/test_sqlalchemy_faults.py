@@ -19,7 +19,7 @@ from oauth2broker.testing.store_contract import make_record
 
 from .conftest import OwnMariaDb, OwnPostgres
 from .processes import wait_until
-from .servers import MariaDbServer, PostgresServer
+from .sql_servers import MariaDbServer, PostgresServer
 
 BOUND = 10.0  # seconds; no call may take longer, whatever the server does
 DRIVERS = ["postgresql+psycopg", "postgresql+psycopg2", "mariadb+pymysql"]

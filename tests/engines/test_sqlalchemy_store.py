@@ -35,7 +35,7 @@ from oauth2broker.stores.sqlalchemy import build_table
 from oauth2broker.testing.store_contract import NOW, make_record
 
 from .processes import wait_until
-from .servers import MariaDbServer, PostgresServer
+from .sql_servers import MariaDbServer, PostgresServer
 
 PATIENCE = 60
 HOUR = 3600.0
