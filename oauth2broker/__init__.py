@@ -185,6 +185,9 @@ if TYPE_CHECKING:  # read by type checkers, and by what packs programs into one 
         RecordCipher as RecordCipher,
         RewrapReport as RewrapReport,
     )
+    from oauth2broker.stores.sqlalchemy import (
+        SQLAlchemyStore as SQLAlchemyStore,
+    )
     from oauth2broker.stores.tiered import (
         TieredStore as TieredStore,
     )
@@ -251,6 +254,7 @@ _PUBLIC = {
     "stores.memory": "MemoryStore",
     "stores.redis": "RedisStore",
     "stores.sealing": "RecordCipher RewrapReport",
+    "stores.sqlalchemy": "SQLAlchemyStore",
     "stores.tiered": "TieredStore",
     "transports.base": (
         "HttpRequest HttpResponse ResponseMetadata ResponseMetadataSlot TokenHttpClient TransportErrorMapper "

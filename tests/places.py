@@ -7,7 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from oauth2broker import BrokerStore, FileStore, MemoryStore, RedisStore, StoreKey, TieredStore
+from oauth2broker import (
+    BrokerStore,
+    FileStore,
+    MemoryStore,
+    RedisStore,
+    SQLAlchemyStore,
+    StoreKey,
+    TieredStore,
+)
 from oauth2broker.stores.guarded import GuardedStore
 from oauth2broker.stores.leases import LeaseTimes
 
@@ -17,6 +25,12 @@ QUICK = LeaseTimes(duration=2.0, watch=1.0, beat=0.5, retry=0.1)
 
 class QuickRedisStore(RedisStore):
     """A RedisStore with short leases."""
+
+    _times = QUICK
+
+
+class QuickSQLAlchemyStore(SQLAlchemyStore):
+    """A SQLAlchemyStore with short leases."""
 
     _times = QUICK
 
@@ -36,7 +50,11 @@ class Place:
     def _open(self) -> BrokerStore:
         if "://" not in self.url:
             return FileStore(self.url)
-        return QuickRedisStore.from_url(self.url)
+        if self.url.startswith("redis"):
+            return QuickRedisStore.from_url(self.url)
+        store = QuickSQLAlchemyStore(self.url)
+        store.create_table()
+        return store
 
 
 class AnnouncingStore(GuardedStore):

@@ -104,6 +104,7 @@ SNAPSHOT = [
     "RevokedError",
     "RewrapReport",
     "RotationPolicy",
+    "SQLAlchemyStore",
     "ScopeSet",
     "SerializationError",
     "StateMismatchError",

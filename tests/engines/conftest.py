@@ -19,8 +19,6 @@ from .servers import MariaDbServer, PostgresServer, RedisCluster, RedisServer
 
 __all__ = ["broker", "key", "provider"]  # fixtures of the faults, which the same tests use here
 
-ENGINES = ["redis", "postgresql", "mariadb", "sqlite"]
-
 OwnRedis = Callable[..., RedisServer]
 OwnPostgres = Callable[[], PostgresServer]
 OwnMariaDb = Callable[[], MariaDbServer]
@@ -123,13 +121,29 @@ def own_mariadb() -> Iterator[OwnMariaDb]:
         yield lambda: started.enter_context(_available(MariaDbServer)())
 
 
-@pytest.fixture(params=ENGINES)
+_SQL_ENGINES = [
+    "sqlite",
+    *(pytest.param(name, marks=pytest.mark.engines) for name in ("postgres", "mariadb")),
+]
+
+
+@pytest.fixture(params=_SQL_ENGINES)
+def sql_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give an empty database of each SQL engine in turn."""
+    return _url_of(request, tmp_path)
+
+
+@pytest.fixture(params=[pytest.param("redis", marks=pytest.mark.engines), *_SQL_ENGINES])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Give an empty place in each engine."""
-    urls = {"redis": "redis_url", "postgresql": "postgres_url", "mariadb": "mariadb_url"}
+    """Give an empty place in each engine in turn."""
+    return Place(_url_of(request, tmp_path))
+
+
+def _url_of(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
-        return Place(f"sqlite:///{tmp_path}/tokens.db")
-    return Place(request.getfixturevalue(urls[request.param]))
+        return f"sqlite:///{tmp_path / 'tokens.db'}"
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
 
 
 @pytest.fixture

@@ -33,10 +33,7 @@ globals().update(
     {test.__name__: test for test in AGAIN}
 )  # pytest collects them here, with this folder's stores
 
-pytestmark = [
-    pytest.mark.engines,
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
 def damage(place: Place, key: StoreKey) -> None:
