@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 
 from oauth2broker import (
     BrokerStore,
     FileStore,
-    MemoryStore,
     RedisStore,
     SQLAlchemyStore,
     StoreKey,
-    TieredStore,
 )
 from oauth2broker.stores.guarded import GuardedStore
 from oauth2broker.stores.leases import LeaseTimes
@@ -37,24 +34,28 @@ class QuickSQLAlchemyStore(SQLAlchemyStore):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Picklable. ``url`` is a folder, or an engine's address. ``is_tiered``: with a MemoryStore in front."""
+    """Picklable. ``url`` is a folder, or the address of an engine."""
 
     url: str
-    is_tiered: bool = False
 
     def open(self) -> BrokerStore:
-        """Open a store there, as each process does."""
-        store = self._open()
-        return TieredStore(MemoryStore(), store, max_age=timedelta(seconds=0.2)) if self.is_tiered else store
-
-    def _open(self) -> BrokerStore:
+        """Open a store there, as each process does. It asks nothing of an engine yet."""
         if "://" not in self.url:
             return FileStore(self.url)
         if self.url.startswith("redis"):
             return QuickRedisStore.from_url(self.url)
-        store = QuickSQLAlchemyStore(self.url)
+        return QuickSQLAlchemyStore(self.url)
+
+    @contextmanager
+    def opened(self) -> Iterator[BrokerStore]:
+        """Open the first store there, and close it in the end."""
+        store = self.open()
+        if not isinstance(store, SQLAlchemyStore):
+            yield store
+            return
         store.create_table()
-        return store
+        yield store
+        store.close()
 
 
 class AnnouncingStore(GuardedStore):

@@ -147,13 +147,14 @@ def _url_of(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(place: Place) -> BrokerStore:
+def store(place: Place) -> Iterator[BrokerStore]:
     """The test's own view of that place."""
-    return place.open()
+    with place.opened() as made:
+        yield made
 
 
 @pytest.fixture
-def crew(provider: LoopbackProvider, place: Place) -> Iterator[Crew]:
+def crew(provider: LoopbackProvider, place: Place, store: BrokerStore) -> Iterator[Crew]:
     """Starts processes on that place; kills what is left of them."""
     made = Crew(Plan(place, provider.descriptor()))
     yield made
