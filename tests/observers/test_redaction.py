@@ -19,10 +19,11 @@ from oauth2broker import (
     CachedTokenRequest,
     FlowKind,
     FlowSpan,
+    InvalidGrantError,
     TokenLender,
     TokenRecord,
 )
-from oauth2broker.testing import LoopbackProvider
+from oauth2broker.testing import Fault, LoopbackProvider
 from tests.observers.sight import Sight
 from tests.support import REDIRECT_URI, SCOPE, TENANT, USER, USER_REQUEST
 from tests.test_secrecy import CLIENT_SECRET, Stage, Witness, stage
@@ -110,13 +111,17 @@ def test_no_secret_shows_in_a_session(stage: Stage, monkeypatch: pytest.MonkeyPa
 
 
 def test_no_secret_shows_when_a_token_is_lent(stage: Stage) -> None:
-    """Neither in the loan nor in what is told of it."""
+    """Neither in the loan, nor where a token is rejected, nor when there is none to lend."""
     with stage.broker() as broker:
         stage.log_in(broker)
         lender = TokenLender(broker)
         for _ in range(2):
-            wish = lender.context(TENANT, USER, SCOPE, lifetime=timedelta(minutes=5))
-            with lender.lend(wish) as lent:
+            context = lender.context(USER_REQUEST, minimum_ttl=timedelta(minutes=5))
+            with lender.lend(context) as lent:
                 stage.witness.see("lent record", lent.record)
-                stage.witness.look("loan", f"{lent!r} {lent} {lender!r} {wish!r}")
+                stage.witness.look("loan", f"{lent!r} {lent} {lender!r} {context!r} {vars(lender)!r}")
+                stage.witness.see("record in the place of a rejected one", stage.run(lent.reject))
             stage.clock.advance(3700)
+        stage.provider.inject(Fault.json(400, {"error": "invalid_grant"}))
+        assert isinstance(stage.run(lambda: lender.lend(context).__enter__()), InvalidGrantError)
+        stage.see_what_is_left(broker)
