@@ -20,7 +20,6 @@ from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 
-import oauth2broker
 from oauth2broker import (
     FlightWait,
     FlowKind,
@@ -36,14 +35,13 @@ from oauth2broker.observers.measures import BY_TENANT, COUNTERS, HISTOGRAMS, LEV
 from oauth2broker.provider.kinds import Endpoint
 from oauth2broker.testing import LoopbackProvider
 from tests.observers.figures import Figures, parsed, scrape, total
-from tests.observers.operating import rules
+from tests.observers.operating import PACKAGE, calls_of, rules, stages
 from tests.observers.sight import Lines
 from tests.observers.test_prometheus import workers
 from tests.support import SERVICE_REQUEST
 from tests.test_docs_pages import DOCS, Block, blocks, run
 
 PAGE = DOCS / "operating.rst"
-PACKAGE = Path(oauth2broker.__file__).parent
 FLOWS = "oauth2_broker_flow_total"
 LEVEL_WORDS = {"debug", "info", "warning", "error", "exception", "critical"}
 
@@ -205,21 +203,8 @@ def test_every_span_and_attribute_is_there(text: str) -> None:
 
 def test_every_flow_and_stage_is_there(text: str) -> None:
     """As the broker names them where it opens a span."""
-    stages = set()
-    for name in ("broker", "lending"):
-        tree = ast.parse((PACKAGE / "flows" / f"{name}.py").read_text("utf-8"))
-        for call in calls_of(tree, "_span"):
-            stages |= {arg.value for arg in call.args if isinstance(arg, ast.Constant)}
-    assert {"start_authorization", "revoke", "renew_due", "lend"} <= stages
     table = text[text.index("flow                      stage") : text.index("How a call for a token ended")]
-    assert {name for name in {*stages, *FlowKind} if f"``{name}``" not in table} == set()
-
-
-def calls_of(tree: ast.AST, name: str) -> Iterator[ast.Call]:
-    """Give the calls of a method."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name:
-            yield node
+    assert {name for name in {*stages(), *FlowKind} if f"``{name}``" not in table} == set()
 
 
 def test_every_field_of_a_line_is_there(text: str) -> None:

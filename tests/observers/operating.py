@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+import oauth2broker
 from oauth2broker import (
     FlightWait,
     FlowKind,
@@ -32,6 +34,7 @@ from tests.observers.figures import metrics_page, scrape
 from tests.test_docs_pages import DOCS
 
 FOLDER = DOCS / "operating"
+PACKAGE = Path(oauth2broker.__file__).parent
 FUNCTIONS = {"sum", "rate", "increase", "histogram_quantile", "by", "and", "or"}
 SELECTOR = re.compile(r"\b(oauth2_broker_\w+|[a-z]\w*(?={))(?:{((?:[^}\"]|\"(?:\\.|[^\"])*\")*)})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"((?:\\.|[^"\\])*)"\s*(?:,|$)')
@@ -113,6 +116,22 @@ def alternatives(how: str, wanted: str) -> list[str]:
         return []
     text = json.loads(f'"{wanted}"')  # PromQL's escapes that are used are JSON's
     return text.split("|") if how in {"=~", "!~"} else [re.escape(text)]
+
+
+def calls_of(tree: ast.AST, name: str) -> Iterator[ast.Call]:
+    """Give the calls of a method."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name:
+            yield node
+
+
+def stages() -> set[str]:
+    """Give the stages of all flows, as the code names them where it opens a span."""
+    trees = [ast.parse(path.read_text("utf-8")) for path in (PACKAGE / "flows").glob("*.py")]
+    calls = [call for tree in trees for call in calls_of(tree, "_span")]
+    found = {str(arg.value) for call in calls for arg in call.args if isinstance(arg, ast.Constant)}
+    assert {"start_authorization", "revoke", "renew_due", "lend"} <= found
+    return found
 
 
 def rules() -> dict[str, dict[str, Any]]:
