@@ -12,9 +12,10 @@ from benchmarks.measure import Rounds, Statement, per_execution, take_turns
 from benchmarks.ours import DESCRIPTOR, USER, broker_with_tokens
 from benchmarks.provider import CLIENT_ID, CLIENT_SECRET
 from benchmarks.setting import Setting
-from benchmarks.tables import Bar, Bars, Column, Kind, Row, Section, Table
+from benchmarks.tables import Bar, Bars, Column, Kind, Relation, Row, Section, Table, Value, Verdict
 from oauth2broker import (
     Broker,
+    CachedTokenRequest,
     FlowEvent,
     HttpRequest,
     HttpResponse,
@@ -24,17 +25,28 @@ from oauth2broker import (
     OpenTelemetryObserver,
     PrometheusObserver,
     ResponseMetadataSlot,
+    TokenRecord,
 )
 
 ABOUT = """\
-The same calls with observers: none, one that does nothing (what the library itself does to be able to tell),
-and each that ships with it. A hit comes from a MemoryStore. A renewal is answered by a transport that gives
+The same calls of a broker that nobody could observe (one without the question whether anybody does), of one
+with no observer, with one that does nothing (what the library itself does to be able to tell), and with each
+that ships with it. A hit comes from a MemoryStore. A renewal is answered by a transport that gives
 its answer at once, so that only our own work is timed; a provider takes milliseconds. Logs are at INFO, where
 a hit is not written. OpenTelemetry is shown without its SDK (as in a program that has not set it up), with
 spans sampled out, and with every span recorded for an exporter that drops it; measuring is on in the last
 two."""
 
+BLIND = "a broker that nobody could observe"
 NOBODY, SILENT = "no observer", "an observer that does nothing"
+
+
+class Blind(Broker):
+    """What a broker would be if it had nothing to tell."""
+
+    def refresh_access_token(self, request: CachedTokenRequest) -> TokenRecord:
+        """Serve a hit, without a thought of observers."""
+        return self._users_tokens.serve(request)
 
 
 class Silent:
@@ -67,32 +79,34 @@ def run(setting: Setting) -> Section:
         made = setting.attempt(name, make)
         if made is not None:
             observers[name] = (made,)
-    hits = _rounds(observers, _hit, setting.choose(41, 5))
-    renewals = _rounds(observers, _renewal, setting.choose(21, 3))
+    timed = {BLIND: per_execution(_hit((), Blind))}
+    timed |= {name: per_execution(_hit(told)) for name, told in observers.items()}
+    hits = take_turns(timed, setting.choose(41, 5))
+    timed = {name: per_execution(_renewal(told)) for name, told in observers.items()}
+    renewals = take_turns(timed, setting.choose(21, 3))
     return Section(
         title="Being seen",
         about=ABOUT,
-        tables=[_table(list(observers), hits, renewals)],
-        verdicts=[],
+        tables=[_table(hits, renewals)],
+        verdicts=[
+            Verdict(
+                "a hit with no observer, times one that nobody could observe",
+                hits.ratio(NOBODY, BLIND),
+                Relation.AT_MOST,
+                1.1,
+            )
+        ],
         chart=Bars(
             "A token that is already there, and who is told: time per call",
             Kind.SECONDS,
-            [Bar(name, hits.median(name), ours=name != NOBODY) for name in observers],
+            [Bar(name, hits.median(name), ours=name != BLIND) for name in hits.samples],
         ),
     )
 
 
-def _rounds(
-    observers: Mapping[str, Sequence[Observer]],
-    statement: Callable[[Sequence[Observer]], Statement],
-    rounds: int,
-) -> Rounds:
-    return take_turns({name: per_execution(statement(told)) for name, told in observers.items()}, rounds)
-
-
-def _hit(observers: Sequence[Observer]) -> Statement:
+def _hit(observers: Sequence[Observer], make: type[Broker] = Broker) -> Statement:
     store = broker_with_tokens(MemoryStore()).store
-    broker = Broker(DESCRIPTOR, CLIENT_ID, CLIENT_SECRET, store=store, observers=observers)
+    broker = make(DESCRIPTOR, CLIENT_ID, CLIENT_SECRET, store=store, observers=observers)
     return Statement("broker.refresh_access_token(request)", {"broker": broker, "request": USER})
 
 
@@ -110,25 +124,24 @@ def _renewal(observers: Sequence[Observer]) -> Statement:
     return Statement("broker.refresh_access_token(request)", names)
 
 
-def _table(names: Sequence[str], hits: Rounds, renewals: Rounds) -> Table:
+def _table(hits: Rounds, renewals: Rounds) -> Table:
     columns = [
         Column("a hit", Kind.SECONDS),
         Column("of one unseen", Kind.RATIO),
         Column("a renewal", Kind.SECONDS),
         Column("of one unseen", Kind.RATIO),
     ]
-    rows = [
-        Row(
-            name,
-            [
-                hits.median(name),
-                hits.ratio(name, NOBODY),
-                renewals.median(name),
-                renewals.ratio(name, NOBODY),
-            ],
-            ours=True,
+
+    def renewal(name: str) -> list[Value]:
+        return (
+            [renewals.median(name), renewals.ratio(name, NOBODY)]
+            if name in renewals.samples
+            else [None, None]
         )
-        for name in names
+
+    rows = [
+        Row(name, [hits.median(name), hits.ratio(name, NOBODY), *renewal(name)], ours=True)
+        for name in hits.samples
     ]
     return Table("Who is told", columns, rows)
 

@@ -128,7 +128,8 @@ class FlowEvent:
 
     Of an end: ``seconds`` is how long the flow took, ``error`` the class name of its error, ``result`` how a
     renewal ended, ``steps`` what took its time, in order; ``expires_in`` and ``refresh_expires_in`` are the
-    seconds that the token served, and its refresh token, have left (None: not known, or nothing was served).
+    seconds that the token served, and its refresh token, have left (None: not known, or nothing was served);
+    a walk serves nothing, and tells of refresh tokens only.
     Both events of a flow have the same ``span``; it can be a key of a ``WeakKeyDictionary``.
     """
 

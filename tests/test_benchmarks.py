@@ -15,6 +15,7 @@ TARGETS = {
     "a hit on MemoryStore, times the floor",
     "a request built anew, times a kept one",
     "a hit on FileStore, times one on MemoryStore",
+    "a hit with no observer, times one that nobody could observe",
     "a stampede on MemoryStore: token calls",
     "a renewal on MemoryStore, times the bare requests.post",
     "import oauth2broker (its names not yet), of importing requests",

@@ -330,6 +330,20 @@ def test_who_waited_for_a_leader_that_died_and_then_leads_says_how_that_went(
     assert told == {(None, "KeyboardInterrupt"): 1, (result, error): 1, (RefreshResult.JOINED, error): 1}
 
 
+@pytest.mark.parametrize(("fault", "days"), [(None, 9), (Fault.answer(503), 0.5)])
+def test_a_walk_says_what_the_grant_has_left(scene: Scene, fault: Fault | None, days: float) -> None:
+    """Of the renewed one, or of the one that could not be renewed; no token was served."""
+    lasting = Fault.rewrite(lambda payload: {**payload, "refresh_token_expires_in": 9 * 86400})
+    scene.provider.inject(lasting)
+    broker = scene.logged_in()
+    scene.clock.advance(8.5 * 86400)
+    scene.provider.inject(fault or lasting)
+    broker.renew_due(within=timedelta(days=1), jitter=timedelta())
+    end = scene.listener.ends[-1]
+    assert (end.stage, end.expires_in) == ("renew_due", None)
+    assert end.refresh_expires_in == pytest.approx(days * 86400, abs=5)
+
+
 def test_walks_and_loans_say_how_they_ended(scene: Scene) -> None:
     """renew_due and a lent token that had to be renewed are flows with a result, too."""
     broker = scene.logged_in()

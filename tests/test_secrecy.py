@@ -62,7 +62,7 @@ from oauth2broker.testing import Fault, LoopbackProvider
 from tests.observers.sight import Sight
 from tests.support import REDIRECT_URI, SCOPE, SERVICE_REQUEST, TENANT, USER, USER_REQUEST, Crowd, ManualClock
 
-PACKAGE = Path(oauth2broker.__file__).parent
+PACKAGE, TESTS = Path(oauth2broker.__file__).parent, Path(__file__).parent
 CLIENT_ID, CLIENT_SECRET = "demo-client", "cl1ent/s3cret+with=0dd&characters"
 SECRET_FIELDS = {"code", "code_verifier", "refresh_token", "client_secret", "token", "client_assertion"}
 ISSUED = re.compile(rb'"((?:access|refresh|id)_token)":\s*"([^"]{8,})"')
@@ -93,7 +93,10 @@ class Witness:
             self.look(f"astuple of {where}", repr(dataclasses.astuple(value)))
 
     def see_error(self, error: BaseException, depth: int = 4) -> None:
-        """Look at an error, at our frames in its traceback with their locals, and at what rides along."""
+        """Look at an error, at the frames in its traceback with their locals, and at what rides along.
+
+        Frames of tests, and of what is shipped for them, hold what the test knows.
+        """
         name = type(error).__name__
         self.see(name, error)
         self.look(f"fields of {name}", repr(vars(error)) + repr(error.args))
@@ -101,7 +104,7 @@ class Witness:
             self.look(f"pickle of {name}", pickle.dumps(error).decode("latin-1"))
             self.see(f"unpickled {name}", pickle.loads(pickle.dumps(error)))
         told = traceback.TracebackException(type(error), error, error.__traceback__, capture_locals=True)
-        ours = [frame for frame in told.stack if is_ours(frame.filename)]
+        ours = [frame for frame in told.stack if not is_a_tests(frame.filename)]
         for frame in ours:
             for local, shown in (frame.locals or {}).items():
                 self.look(f"local {local} of {frame.name} ({frame.filename}:{frame.lineno})", shown)
@@ -136,10 +139,10 @@ class Witness:
         assert leaks[:9] == []
 
 
-def is_ours(filename: str) -> bool:
-    """Whether a file is the library's own, not counting what it ships for tests."""
+def is_a_tests(filename: str) -> bool:
+    """Whether a file is a test's, or ships for tests."""
     path = Path(filename)
-    return path.is_relative_to(PACKAGE) and not path.is_relative_to(PACKAGE / "testing")
+    return path.is_relative_to(TESTS) or path.is_relative_to(PACKAGE / "testing")
 
 
 @dataclass(repr=False)

@@ -81,6 +81,7 @@ class CachedTokenFlow:
 
         Raises what kept it from being renewed.
         """
+        self._telemetry.note_left(seen)
         work = partial(self._fly, request, key, seen, patient=False)
         outcome = self._tools.flights.lead_if_none(key, work)
         if outcome is None:
@@ -88,6 +89,7 @@ class CachedTokenFlow:
             return False
         if outcome.error is not None:
             raise copy.copy(outcome.error)
+        self._telemetry.note_left(outcome.record)
         return outcome.renewed
 
     def _serve_with_care(

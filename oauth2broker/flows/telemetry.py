@@ -71,6 +71,12 @@ class Telemetry:
         if span is not None and span.result is None:
             span.result = result_of(error)
 
+    def note_left(self, record: TokenRecord | None) -> None:
+        """Note down how long the refresh token of ``record`` still works, which is served to nobody."""
+        span = self.current()
+        if span is not None and record is not None:
+            span.left(record)
+
     def track(self, level: Level, change: int) -> None:
         """Tell that there is more or less of ``level``: once the current span is closed, or else at once."""
         span = self.current()
@@ -163,12 +169,15 @@ class BrokerSpan(FlowSpan):
 
     def served(self, record: TokenRecord) -> TokenRecord:
         """Note down how long ``record`` still works, which is what the flow serves."""
-        now = self.telemetry._seconds()
         if record.expires_at is not None:
-            self.expires_in = record.expires_at.timestamp() - now
-        if record.refresh_expires_at is not None:
-            self.refresh_expires_in = record.refresh_expires_at.timestamp() - now
+            self.expires_in = record.expires_at.timestamp() - self.telemetry._seconds()
+        self.left(record)
         return record
+
+    def left(self, record: TokenRecord) -> None:
+        """Note down how long the refresh token of ``record`` still works."""
+        ends = record.refresh_expires_at
+        self.refresh_expires_in = None if ends is None else ends.timestamp() - self.telemetry._seconds()
 
 
 class Call:

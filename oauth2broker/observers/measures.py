@@ -76,7 +76,7 @@ TOKEN_REMAINING = Instrument(
 )
 GRANT_REMAINING = Instrument(
     "oauth2_broker.grant_remaining",
-    "What the refresh tokens of served tokens had left, where the provider says so",
+    "What refresh tokens of tokens that were served, or due in a walk, had left, if known",
     ("flow", "provider"),
     _GRANT_SECONDS,
 )
