@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import copy
 import hashlib
 import os
 import secrets
@@ -132,7 +131,7 @@ def _from_callable(give: Callable[[], Key | Sequence[Key]]) -> _Ring | StoreErro
     try:
         return _ring_of(give())
     except StoreError as error:
-        return copy.copy(error)  # without its traceback, which may hold plain text
+        return BackendError(str(error), retry_after=error.retry_after)  # whatever kind: no record is at fault
     except Exception as error:  # noqa: BLE001 - a callable may raise anything
         return BackendError(f"the callable that gives the cipher's keys failed ({type(error).__name__})")
 

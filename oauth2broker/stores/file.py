@@ -107,11 +107,13 @@ class FileStore(BrokerStore):
         self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
     ) -> CompareAndSwapOutcome:
         require_same_key(key, replacement)
+        expected = None if expected_refresh is None else TokenSecret(expected_refresh)
+        del expected_refresh  # from here on nothing plain is in this frame
         with self._writing():
             current = self._read(key)
             if current is None:
                 return CompareAndSwapOutcome.MISSING
-            if current.revoked_at is not None or not holds_refresh(current, expected_refresh):
+            if current.revoked_at is not None or not holds_refresh(current, expected):
                 return CompareAndSwapOutcome.REFRESH_MISMATCH
             self._replace(replacement)
             return CompareAndSwapOutcome.UPDATED
@@ -119,11 +121,14 @@ class FileStore(BrokerStore):
     def revoke(
         self, key: StoreKey, instant: datetime, expected_refresh: ExpectedRefresh = ANY
     ) -> TokenRecord | None:
+        is_any = expected_refresh is ANY
+        expected = TokenSecret(expected_refresh) if isinstance(expected_refresh, str | TokenSecret) else None
+        del expected_refresh  # from here on nothing plain is in this frame
         with self._writing():
             current = self._read(key)
             if current is None or current.revoked_at is not None:
                 return current
-            if expected_refresh is not ANY and not holds_refresh(current, expected_refresh):
+            if not is_any and not holds_refresh(current, expected):
                 return current
             tombstone = current.tombstone(instant)
             self._replace(tombstone)
