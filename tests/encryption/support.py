@@ -6,8 +6,16 @@ import base64
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
-from oauth2broker import AesGcmCipher, CompareAndSwapOutcome, FileStore, RecordCipher, TokenRecord, TokenSecret
+from oauth2broker import (
+    AesGcmCipher,
+    CompareAndSwapOutcome,
+    FileStore,
+    RecordCipher,
+    TokenRecord,
+    TokenSecret,
+)
 from oauth2broker.stores.leases import Holder
 from oauth2broker.stores.remote import Found, RemoteStore, Row
 
@@ -29,6 +37,12 @@ def file_of(folder: Path, record: TokenRecord) -> Path:
 def records_in(folder: Path) -> dict[str, bytes]:
     """Give the records' files as they are."""
     return {path.name: path.read_bytes() for path in folder.glob("*.json")}
+
+
+def fail(error: BaseException, secret: str) -> NoReturn:
+    """Raise ``error`` as code does that has something to hide: in its locals, and in what led to it."""
+    error.__context__ = ValueError(secret)
+    raise error
 
 
 class Intruding(AesGcmCipher):

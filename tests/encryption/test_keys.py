@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from oauth2broker import (
     TokenSecret,
 )
 from oauth2broker.testing.store_contract import make_record
-from tests.encryption.support import NEW, OLD, OTHER, SECRETS, file_of, records_in
+from tests.encryption.support import NEW, OLD, OTHER, SECRETS, fail, file_of, records_in
 from tests.test_secrecy import Witness
 
 RAW = base64.b64decode(OLD)
@@ -205,32 +204,29 @@ class OwnError(BackendError):
         super().__init__(f"{region} says {code}", retry_after=7)
 
 
-@dataclass
 class Source:
-    """Gives keys until it is told to do something else."""
+    """Gives keys, or does what it is told."""
 
-    act: Callable[[], Any] = lambda: [OLD]  # noqa: E731
+    def __init__(self, act: Callable[[], Any]) -> None:
+        self.act = act
 
     def __call__(self) -> Any:
         return self.act()
 
 
-def _raise(error: BaseException) -> Any:
-    key = OLD  # as a callable would have it
-    try:
-        raise ValueError(key)
-    except ValueError:
-        raise error
+def always(value: object) -> Callable[[], Any]:
+    """Give what gives ``value``."""
+    return lambda: value
 
 
 FAILURES: dict[str, Callable[[], Any]] = {
-    "any error": lambda: _raise(RuntimeError(OLD)),
-    "an outage": lambda: _raise(OSError(110, "timed out")),
-    "a mistake": lambda: _raise(ConfigError("no vault")),
-    "our own error": lambda: _raise(BackendError("the vault is closed", retry_after=7)),
-    "an error of another kind": lambda: _raise(SerializationError("what is this")),
-    "an error of its own": lambda: _raise(OwnError("eu", 503)),
-    **{name: (lambda value=value: value) for name, value in NO_KEYS.items()},
+    "any error": lambda: fail(RuntimeError(OLD), OLD),
+    "an outage": lambda: fail(OSError(110, "timed out"), OLD),
+    "a mistake": lambda: fail(ConfigError("no vault"), OLD),
+    "our own error": lambda: fail(BackendError("the vault is closed", retry_after=7), OLD),
+    "an error of another kind": lambda: fail(SerializationError("what is this"), OLD),
+    "an error of its own": lambda: fail(OwnError("eu", 503), OLD),
+    **{name: always(value) for name, value in NO_KEYS.items()},
 }
 
 
@@ -267,10 +263,10 @@ def test_a_callable_that_gives_no_keys_is_an_outage(
 
 def test_what_a_secret_manager_says_is_handed_on(tmp_path: Path) -> None:
     """With the file that was meant, and when to try again."""
-    source = Source()
+    source = Source(always(OLD))
     store, record = FileStore(tmp_path / "tokens", cipher=AesGcmCipher(source)), make_record()
     store.save(record)
-    source.act = lambda: _raise(OwnError("eu", 503))
+    source.act = lambda: fail(OwnError("eu", 503), OLD)
     with pytest.raises(BackendError, match=f"{record.key.digest}.*eu says 503") as failed:
         store.fetch(record.key)
     assert failed.value.retry_after == 7
@@ -331,7 +327,7 @@ def test_a_store_without_a_cipher_loads_no_cryptography(tmp_path: Path) -> None:
 
 def test_every_failure_is_a_store_error(tmp_path: Path) -> None:
     """An interrupt is not one: Ctrl-C in a callable ends the program."""
-    cipher = AesGcmCipher(lambda: _raise(KeyboardInterrupt()))
+    cipher = AesGcmCipher(lambda: fail(KeyboardInterrupt(), OLD))
     with pytest.raises(KeyboardInterrupt):
         FileStore(tmp_path / "tokens", cipher=cipher).save(make_record())
     assert not issubclass(KeyboardInterrupt, StoreError)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_the_newest_key_writes_and_all_read(data: Data) -> None:
 
 def test_rewrapping_seals_exactly_what_is_old_and_then_the_old_key_can_go(data: Data) -> None:
     """Records of any older key, tombstones too; a second run finds nothing to do."""
-    records = save_some(data.opened(OLD), 3) + [make_record("other"), make_record("new"), make_record("gone")]
+    records = [*save_some(data.opened(OLD), 3), *map(make_record, ("other", "new", "gone"))]
     data.opened(OTHER).save(records[3])
     data.opened(NEW).save(records[4])
     data.opened(OLD).save(records[5])
@@ -143,7 +144,7 @@ def test_without_a_cipher_there_is_nothing_to_rewrap(data: Data) -> None:
 
 def test_plain_records_are_taken_over_on_request(data: Data) -> None:
     """Both kinds of older records in one run."""
-    records = save_some(data.open(None), 2) + [make_record("sealed")]
+    records = [*save_some(data.open(None), 2), make_record("sealed")]
     data.opened(OLD).save(records[2])
     report = rewrap(data.opened(NEW, OLD), accept_plain=True)
     assert (report.rewritten, report.current, report.errors) == (3, 0, {})
@@ -252,7 +253,7 @@ def test_new_keys_reach_programs_one_after_the_other(data: Data) -> None:
     """The way of the docs for fixed keys: at each step, the programs of it and the last read each other."""
     steps = [(OLD,), (OLD, NEW), (NEW, OLD), (NEW,)]
     record = make_record()
-    for number, (before, after) in enumerate(zip(steps, steps[1:], strict=False)):
+    for number, (before, after) in enumerate(pairwise(steps)):
         if after == (NEW,):
             assert data.rewrap(*before).errors == {}
         for writer, reader in ((before, after), (after, before)):

@@ -104,7 +104,9 @@ def test_no_bit_of_the_text_can_be_changed_unnoticed(length: int) -> None:
 
 def test_the_lengths_above_reach_every_padding() -> None:
     """One, two and three bytes in the last group of base64."""
-    paddings = {len(text) - len(text.rstrip("=")) for n in (1, 2, 3) if (text := sealed(make_record("u" * n)))}
+    paddings = {
+        len(text) - len(text.rstrip("=")) for n in (1, 2, 3) if (text := sealed(make_record("u" * n)))
+    }
     assert paddings == {0, 1, 2}
 
 
