@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import copy
 import hashlib
 import os
 import secrets
@@ -26,7 +25,7 @@ Keys: TypeAlias = "Key | Sequence[Key] | os.PathLike[str] | Callable[[], Key | S
 _KEY_BYTES = 32
 _NONCE_BYTES = 12  # at random, which is safe for 2**32 records under one key (NIST SP 800-38D section 8.3)
 _ID_LABEL = b"oauth2broker/key-id/1"
-_NO_KEY = "a cipher's key is 32 bytes, or base64 of them"
+_NO_KEY = "a cipher's key is 32 bytes, or base64 of them (AesGcmCipher.generate_key() gives one)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +52,11 @@ class AesGcmCipher(RecordCipher):
     """
 
     def __init__(self, keys: Keys) -> None:
-        read = _reader(keys)
+        read = _reader(keys) if _is_installed() else None
         asks_later = callable(keys)
         del keys  # from here on nothing plain is in this frame
-        _require_cryptography()
+        if read is None:
+            raise ConfigError('cryptography is not installed: pip install "oauth2broker[crypto]"')
         wrong = read if isinstance(read, StoreError) else None if asks_later else read()
         if isinstance(wrong, StoreError):
             raise ConfigError(str(wrong))
@@ -96,11 +96,12 @@ class AesGcmCipher(RecordCipher):
         return ring
 
 
-def _require_cryptography() -> None:
+def _is_installed() -> bool:
     try:
         import cryptography  # noqa: F401
     except ImportError:
-        raise ConfigError('cryptography is not installed: pip install "oauth2broker[crypto]"') from None
+        return False
+    return True
 
 
 # What follows holds plain keys, and returns what is wrong instead of raising it.
@@ -130,7 +131,7 @@ def _from_callable(give: Callable[[], Key | Sequence[Key]]) -> _Ring | StoreErro
     try:
         return _ring_of(give())
     except StoreError as error:
-        return copy.copy(error)  # without its traceback, which may hold plain text
+        return BackendError(str(error), retry_after=error.retry_after)  # whatever kind: no record is at fault
     except Exception as error:  # noqa: BLE001 - a callable may raise anything
         return BackendError(f"the callable that gives the cipher's keys failed ({type(error).__name__})")
 
@@ -148,7 +149,7 @@ def _ring_of(keys: Key | Sequence[Key]) -> _Ring | StoreError:
 def _key_of(key: Key) -> _Key | None:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    plain = key if isinstance(key, bytes) else _decoded(key)
+    plain = key if isinstance(key, bytes) and len(key) == _KEY_BYTES else _decoded(key)
     if plain is None or len(plain) != _KEY_BYTES:
         return None
     return _Key(hashlib.sha256(_ID_LABEL + plain).hexdigest()[:16], AESGCM(plain))
@@ -156,6 +157,7 @@ def _key_of(key: Key) -> _Key | None:
 
 def _decoded(key: object) -> bytes | None:
     text = key.expose() if isinstance(key, TokenSecret) else key
+    text = text.decode("latin-1") if isinstance(text, bytes) else text  # some secret managers give those
     if not isinstance(text, str):
         return None
     try:
@@ -169,6 +171,8 @@ def _opened(key: _Key, text: str, place: str) -> TokenSecret | None:
 
     try:
         sealed = base64.b64decode(text, validate=True)
+        if base64.b64encode(sealed).decode("ascii") != text:  # the last character has bits that nobody reads
+            return None
         plain = key.aead.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], place.encode())
         return TokenSecret(plain.decode())
     except (InvalidTag, ValueError):

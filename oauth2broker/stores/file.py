@@ -36,7 +36,7 @@ from oauth2broker.stores.disk import (
     remove_file,
     replace_file,
 )
-from oauth2broker.stores.sealing import RecordCipher, RecordCodec, RewrapReport, rewrap
+from oauth2broker.stores.sealing import RecordCipher, RecordCodec, RewrapReport, Stored, located, rewrap
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -107,11 +107,13 @@ class FileStore(BrokerStore):
         self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
     ) -> CompareAndSwapOutcome:
         require_same_key(key, replacement)
+        expected = None if expected_refresh is None else TokenSecret(expected_refresh)
+        del expected_refresh  # from here on nothing plain is in this frame
         with self._writing():
             current = self._read(key)
             if current is None:
                 return CompareAndSwapOutcome.MISSING
-            if current.revoked_at is not None or not holds_refresh(current, expected_refresh):
+            if current.revoked_at is not None or not holds_refresh(current, expected):
                 return CompareAndSwapOutcome.REFRESH_MISMATCH
             self._replace(replacement)
             return CompareAndSwapOutcome.UPDATED
@@ -119,11 +121,14 @@ class FileStore(BrokerStore):
     def revoke(
         self, key: StoreKey, instant: datetime, expected_refresh: ExpectedRefresh = ANY
     ) -> TokenRecord | None:
+        is_any = expected_refresh is ANY
+        expected = TokenSecret(expected_refresh) if isinstance(expected_refresh, str | TokenSecret) else None
+        del expected_refresh  # from here on nothing plain is in this frame
         with self._writing():
             current = self._read(key)
             if current is None or current.revoked_at is not None:
                 return current
-            if expected_refresh is not ANY and not holds_refresh(current, expected_refresh):
+            if not is_any and not holds_refresh(current, expected):
                 return current
             tombstone = current.tombstone(instant)
             self._replace(tombstone)
@@ -148,7 +153,8 @@ class FileStore(BrokerStore):
         ``accept_plain``: also what was written when there was no cipher. A record that cannot be opened is
         left as it is. Raises :class:`ConfigError` without a cipher, :class:`StoreError`.
         """
-        return rewrap(self._codec, self._texts(), self._replace_unchanged, accept_plain=accept_plain)
+        found = ((digest, self._stored(digest)) for digest in self._digests())
+        return rewrap(self._codec, found, self._stored, self._replace_unchanged, accept_plain=accept_plain)
 
     @contextmanager
     def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
@@ -166,19 +172,17 @@ class FileStore(BrokerStore):
         """Give the digests of all records, by the names of their files."""
         return [name.removesuffix(_SUFFIX) for name in list_files(self._folder, _SUFFIX)]
 
-    def _texts(self) -> Iterator[tuple[str, str, bytes]]:
-        """Give digests and texts of all records, and the texts as they are on disk for their versions."""
-        for digest in self._digests():
-            found = read_file(self._path(digest))
-            if isinstance(found, StoreError):
-                logger.warning("left as it is: %s", found)
-            elif found is not None:
-                yield digest, found.text.decode("utf-8", "replace"), found.text
+    def _stored(self, digest: str) -> Stored[FileText] | StoreError | None:
+        """Give a record's text, and the file as it is for its version."""
+        found = read_file(self._path(digest))
+        if not isinstance(found, FileText):
+            return found
+        return Stored(TokenSecret(found.text.decode("utf-8", "replace")), found)
 
-    def _replace_unchanged(self, record: TokenRecord, text: bytes) -> bool:
+    def _replace_unchanged(self, record: TokenRecord, version: FileText) -> bool:
         with self._writing():
             found = read_file(self._path(record.key.digest))
-            is_unchanged = isinstance(found, FileText) and found.text == text
+            is_unchanged = isinstance(found, FileText) and found.text == version.text
             if is_unchanged:
                 self._replace(record)
             return is_unchanged
@@ -204,7 +208,7 @@ class FileStore(BrokerStore):
             return found
         record = self._codec.decode(digest, found.text)
         if isinstance(record, StoreError):
-            return type(record)(f"{path}: {record}")
+            return located(record, path)
         return _Loaded(os.fsencode(path), found.identity, record)
 
     def _remember(self, digest: str, loaded: _Loaded) -> None:

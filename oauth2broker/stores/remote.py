@@ -26,7 +26,7 @@ from oauth2broker.stores.base import (
     require_same_key,
 )
 from oauth2broker.stores.leases import Holder, Leases, LeaseTimes
-from oauth2broker.stores.sealing import RecordCipher, RecordCodec, RewrapReport, rewrap
+from oauth2broker.stores.sealing import RecordCipher, RecordCodec, RewrapReport, Stored, located, rewrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +171,10 @@ class RemoteStore(BrokerStore):
         ``accept_plain``: also what was written when there was no cipher. A record that cannot be opened is
         left as it is. Raises :class:`ConfigError` without a cipher, :class:`StoreError`.
         """
-        texts = ((found.digest, found.text, found.stamp) for found in self.scan())
         return rewrap(
             self._codec,
-            texts,
+            ((found.digest, _stored(found)) for found in self.scan()),
+            lambda digest: _stored(self.read(digest)),
             lambda record, stamp: self.replace(self.build_row(record), stamp),
             accept_plain=accept_plain,
         )
@@ -190,7 +190,7 @@ class RemoteStore(BrokerStore):
     def _require_record(self, found: Found) -> TokenRecord:
         record = self._codec.decode(found.digest, found.text)
         if isinstance(record, StoreError):
-            raise type(record)(f"record {found.digest}: {record}")
+            raise located(record, f"record {found.digest}")
         return record
 
     def build_row(self, record: TokenRecord) -> Row:
@@ -208,6 +208,10 @@ class RemoteStore(BrokerStore):
             _optional_milliseconds(due_at(record)),
             _optional_milliseconds(dead_at(record)),
         )
+
+
+def _stored(found: Found | None) -> Stored[str] | None:
+    return None if found is None else Stored(TokenSecret(found.text), found.stamp)
 
 
 def client_digest(provider: str, client_id: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from oauth2broker.errors import BackendError, ConfigError, SerializationError, StoreError
 from oauth2broker.records import TokenRecord
@@ -13,6 +13,7 @@ from oauth2broker.secret import TokenSecret
 
 _SEALED = "oauth2broker:sealed:1:"
 _PLACE = "oauth2broker/record/1:"
+_STORABLE = re.compile("[!-~]+")
 
 Result = TypeVar("Result")
 Version = TypeVar("Version")
@@ -26,7 +27,7 @@ class RecordCipher(Protocol):
     """
 
     def seal(self, plain: TokenSecret, place: str) -> str:
-        """Give ASCII text without white space that only :meth:`open` with the same ``place`` opens."""
+        """Give printable ASCII without spaces that only :meth:`open` with the same ``place`` opens."""
         ...
 
     def open(self, sealed: str, place: str) -> TokenSecret:
@@ -43,12 +44,21 @@ class RewrapReport:
     """What came of a store's ``rewrap``.
 
     ``rewritten`` records are sealed with the newest key now, ``current`` ones were already. ``errors`` says
-    by the digest of its key why a record could not be opened; it is left as it was.
+    by the digest of its key why a record could not be read or opened; it is left as it was. When there are
+    none, nothing needs an older key any more, if nobody goes on to write with one.
     """
 
     rewritten: int
     current: int
     errors: Mapping[str, StoreError]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Generic[Version]):
+    """A record's text as it is in a store, and what tells whether it is still the one that is there."""
+
+    text: TokenSecret
+    version: Version
 
 
 class RecordCodec:
@@ -59,9 +69,8 @@ class RecordCodec:
     """
 
     def __init__(self, cipher: RecordCipher | None) -> None:
-        for method in ("seal", "open", "is_current"):
-            if cipher is not None and not callable(getattr(cipher, method, None)):
-                raise ConfigError(f"cipher has a method {method}: {type(cipher).__name__} has none")
+        if cipher is not None and not _is_cipher(cipher):
+            raise ConfigError("a cipher is an object with the methods seal, open and is_current")
         self._cipher = cipher
 
     def encode(self, record: TokenRecord) -> str | StoreError:
@@ -78,24 +87,29 @@ class RecordCodec:
             return SerializationError("a record of another key")
         return record
 
-    def is_current(self, text: str) -> bool:
-        """Whether ``text`` is sealed with the newest key. Raises :class:`StoreError` when there is none."""
-        cipher = self._cipher
-        if cipher is None:
+    def require_cipher(self) -> RecordCipher:
+        """Give the cipher. Raises :class:`ConfigError` when there is none."""
+        if self._cipher is None:
             raise ConfigError("the store has no cipher")
-        if not text.startswith(_SEALED):
+        return self._cipher
+
+    def is_current(self, text: TokenSecret) -> bool | StoreError:
+        """Whether ``text`` is sealed with the newest key of the cipher, which there must be."""
+        cipher, sealed = self.require_cipher(), text.expose()
+        if not sealed.startswith(_SEALED):
             return False
-        found = _tried(lambda: cipher.is_current(text.removeprefix(_SEALED)))
-        if isinstance(found, StoreError):
-            raise found
-        return found
+        return _tried(lambda: bool(cipher.is_current(sealed.removeprefix(_SEALED))))
 
     def _seal(self, plain: TokenSecret, digest: str) -> str | StoreError:
         cipher = self._cipher
         if cipher is None:
             return plain.expose()
-        found = _tried(lambda: _SEALED + cipher.seal(plain, _PLACE + digest))
-        return found if isinstance(found, StoreError) else str(found)
+        sealed = _tried(lambda: cipher.seal(plain, _PLACE + digest))
+        if isinstance(sealed, StoreError):
+            return sealed
+        if not isinstance(sealed, str) or not _STORABLE.fullmatch(sealed):
+            return BackendError("the cipher sealed to what is not printable ASCII without spaces")
+        return _SEALED + sealed
 
     def _plain(self, digest: str, text: str | bytes, *, accept_plain: bool) -> TokenSecret | StoreError:
         try:
@@ -110,32 +124,73 @@ class RecordCodec:
         if cipher is None:
             return SerializationError("encrypted, and the store has no cipher")
         sealed = text.removeprefix(_SEALED)
-        return _tried(lambda: cipher.open(sealed, _PLACE + digest))
+        plain = _tried(lambda: cipher.open(sealed, _PLACE + digest))
+        if isinstance(plain, TokenSecret | StoreError):
+            return plain
+        return BackendError(f"the cipher opened to a {type(plain).__name__}, not to a TokenSecret")
+
+
+def _is_cipher(part: object) -> bool:
+    methods = (getattr(part, name, None) for name in ("seal", "open", "is_current"))
+    return not isinstance(part, type) and all(map(callable, methods))
+
+
+def located(error: StoreError, where: str) -> StoreError:
+    """Give ``error``, which a codec gave, with the place where the record is."""
+    return type(error)(f"{where}: {error}", retry_after=error.retry_after)
 
 
 def rewrap(
     codec: RecordCodec,
-    found: Iterable[tuple[str, str, Version]],
+    found: Iterable[tuple[str, Stored[Version] | StoreError | None]],
+    read: Callable[[str], Stored[Version] | StoreError | None],
     replace: Callable[[TokenRecord, Version], bool],
     *,
     accept_plain: bool,
 ) -> RewrapReport:
     """Seal anew what another key than the newest has sealed. For stores.
 
-    ``found`` are digests, texts and versions. ``replace`` writes a record if its version is still the one
-    that is there, and says whether it did: who changed it meanwhile has sealed it with the newest key.
+    ``found`` is what there is by digest, and ``read`` gives what there is now (None: nothing any more).
+    ``replace`` writes a record if its version is still the one that is there, and says whether it did. What
+    somebody else has changed meanwhile is read again, for it may have been sealed with an older key.
     """
-    rewritten, current, errors = 0, 0, dict[str, StoreError]()
-    for digest, text, version in found:
-        if codec.is_current(text):
-            current += 1
-            continue
-        record = codec.decode(digest, text, accept_plain=accept_plain)
+    codec.require_cipher()
+    counts, errors = {True: 0, False: 0}, dict[str, StoreError]()
+    for digest, stored in found:
+        was_current = _make_current(codec, digest, stored, read, replace, accept_plain=accept_plain)
+        if isinstance(was_current, StoreError):
+            errors[digest] = was_current
+        elif was_current is not None:
+            counts[was_current] += 1
+    return RewrapReport(rewritten=counts[False], current=counts[True], errors=errors)
+
+
+def _make_current(
+    codec: RecordCodec,
+    digest: str,
+    stored: Stored[Version] | StoreError | None,
+    read: Callable[[str], Stored[Version] | StoreError | None],
+    replace: Callable[[TokenRecord, Version], bool],
+    *,
+    accept_plain: bool,
+) -> bool | StoreError | None:
+    """Say whether a record was sealed with the newest key already, and see that it is.
+
+    Or give why it cannot be, or None when it is gone.
+    """
+    while isinstance(stored, Stored):
+        is_current = codec.is_current(stored.text)
+        if isinstance(is_current, StoreError):
+            raise is_current
+        if is_current:
+            return True
+        record = codec.decode(digest, stored.text.expose(), accept_plain=accept_plain)
         if isinstance(record, StoreError):
-            errors[digest] = record
-        elif replace(record, version):
-            rewritten += 1
-    return RewrapReport(rewritten, current, errors)
+            return record
+        if replace(record, stored.version):
+            return False
+        stored = read(digest)
+    return stored
 
 
 def _parse(plain: TokenSecret) -> TokenRecord | StoreError:
@@ -148,7 +203,9 @@ def _parse(plain: TokenSecret) -> TokenRecord | StoreError:
 def _tried(call: Callable[[], Result]) -> Result | StoreError:
     try:
         return call()
+    except SerializationError as error:
+        return SerializationError(str(error))  # without its traceback, which may hold plain text
     except StoreError as error:
-        return copy.copy(error)  # without its traceback, which may hold plain text
+        return BackendError(str(error), retry_after=error.retry_after)
     except Exception as error:  # noqa: BLE001 - a cipher of somebody else's may raise anything
         return BackendError(f"the cipher failed ({type(error).__name__})")
