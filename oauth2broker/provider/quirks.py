@@ -38,8 +38,9 @@ class ExpiryRule(KeptByFields):
     """Where an answer says until when its access token works.
 
     ``member`` holds a lifetime in ``unit``, or, if ``absolute``, an instant: since 1970 in ``unit``, or in
-    ISO 8601. ``zero_is_never``: 0 means that the token does not expire, also where a default is described.
-    An answer without the member is read as RFC 6749 section 5.1 says. Raises :class:`ConfigError`.
+    ISO 8601; one that has passed says no more than a lifetime that is not positive. ``zero_is_never``: 0
+    means that the token does not expire, also where a default is described. An answer without the member is
+    read as RFC 6749 section 5.1 says. Raises :class:`ConfigError`.
     """
 
     member: str
