@@ -7,13 +7,12 @@ their locals.
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import parse_qsl
 
+from oauth2broker.bodies import parse_body, rescue_refresh_token
 from oauth2broker.errors import (
     AuthorizationError,
     BrokerError,
@@ -34,13 +33,11 @@ from oauth2broker.provider.strategy import (
     ProviderStrategy,
 )
 from oauth2broker.quoting import safe_text
-from oauth2broker.secret import TokenSecret, usable_secret
+from oauth2broker.secret import TokenSecret
 from oauth2broker.transports.base import HttpResponse, ResponseMetadata
 
 _NOTHING_TO_REVOKE = ("unsupported_token_type", "invalid_token", "invalid_grant")
-_REFRESH_MEMBER = re.compile(r'"refresh_token"\s*:\s*("(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")')
 _MOST_CODES = 10**12
-_FORM = "application/x-www-form-urlencoded"
 _DESCRIPTIONS = ("error_description", "message", "msg")  # the RFC's, and what many call it
 _TOKENS = frozenset({"access_token", "refresh_token"})
 _ERROR_CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 appendix A.7, and no novels
@@ -75,13 +72,13 @@ def read_token_answer(
     metadata = ResponseMetadata.from_headers(response.status, response.headers)
     if 300 <= response.status < 400:
         return _redirect("token", response.status)
-    payload = _parse_body(response)
+    payload = parse_body(response)
     quirks = descriptor.quirks
     if _is_challenge(response, payload, quirks):
         message = "the provider wants other client authentication"
         return TokenFailure(InvalidClientError(message, status=metadata.status), settled=False)
     if isinstance(payload, str):
-        return _unreadable(payload, metadata, _rescue(response))
+        return _unreadable(payload, metadata, rescue_refresh_token(response))
     members = {**callback, **_unwrapped(payload, quirks.token_path)}
     if _is_error(response.status, payload, members):
         return _read_error(payload, metadata, grant, descriptor, strategy, sent)
@@ -103,7 +100,7 @@ def read_revocation_failure(
     """Read the revocation endpoint's answer (RFC 7009 section 2.2); None: nothing is left to revoke."""
     if 300 <= response.status < 400:
         return _redirect("revocation", response.status)
-    payload, quirks = _parse_body(response), descriptor.quirks
+    payload, quirks = parse_body(response), descriptor.quirks
     code = _error_code(payload, quirks) if isinstance(payload, dict) else None
     if code is not None and quirks.error_codes.get(code, code) in _NOTHING_TO_REVOKE:
         return None
@@ -117,42 +114,9 @@ def read_revocation_failure(
     return _read_error(payload, metadata, grant, descriptor, strategy, sent, "the revocation")
 
 
-def _parse_body(response: HttpResponse) -> dict[str, Any] | str:
-    """Give the answer's JSON object (or form, as some providers answer), or what is wrong with it."""
-    if not response.body.strip():
-        return "is empty"
-    try:
-        payload = json.loads(_text(response), parse_int=_integer, strict=False)
-    except (ValueError, RecursionError):
-        is_form = response.headers.get("content-type", "").lower().startswith(_FORM)
-        if is_form and response.body.lstrip()[:1] not in (b"{", b"["):  # else it is JSON that was cut
-            return dict(parse_qsl(response.body.decode("utf-8", "replace")))
-        return "is HTML, not JSON" if response.body.lstrip()[:1] == b"<" else "is not JSON"
-    return payload if isinstance(payload, dict) else "is JSON but no object"
-
-
-def _text(response: HttpResponse) -> str:
-    """Give the body as text; bytes that are none become replacement characters, not an error."""
-    return response.body.decode(json.detect_encoding(response.body), "replace")
-
-
-def _rescue(response: HttpResponse) -> TokenSecret | None:
-    """Find the refresh token in a successful answer that cannot be parsed: no other may be alive."""
-    found = _REFRESH_MEMBER.search(_text(response)) if 200 <= response.status < 300 else None
-    return None if found is None else usable_secret(json.loads(found[1], strict=False))
-
-
 def _redirect(endpoint: str, status: int) -> TokenFailure:
     message = f"the {endpoint} endpoint redirects, which is refused; configure its final address"
     return TokenFailure(ConfigError(message, status=status), settled=False)
-
-
-def _integer(digits: str) -> int | float:
-    """Read a JSON integer; one of more digits than Python takes is as good as infinite."""
-    try:
-        return int(digits)
-    except ValueError:
-        return float(digits)
 
 
 def _is_error(status: int, payload: Mapping[str, Any], members: Mapping[str, Any]) -> bool:

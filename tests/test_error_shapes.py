@@ -118,6 +118,11 @@ SHAPES = {
         status=200,
         content_type="application/x-www-form-urlencoded; charset=utf-8",
     ),
+    "a form that is called text": Shape(
+        lambda code: f"error={code}&error_description=The+words+of+it.", content_type="text/plain"
+    ),
+    "a list": Shape(lambda code: [{"error": code}], success=lambda token: [token]),
+    "a list of several": Shape(lambda code: [{"error": code}, {"error": "invalid_request"}]),
     "reddit": Shape(lambda code: {"error": code}, status=200),
     "withings": Shape(
         lambda code: {"status": code, "body": {}, "error": "The words of it"},

@@ -120,14 +120,23 @@ class World:
 
 def parsed(response: HttpResponse) -> dict[str, Any] | None:
     """Give the JSON object or form; None for what is neither."""
-    text = response.body.decode(json.detect_encoding(response.body), "replace")
+    text = response.body.decode(json.detect_encoding(response.body), "replace").strip()
     try:
         found = json.loads(text, strict=False, parse_int=lambda digits: float(digits))
     except (ValueError, RecursionError):
-        is_form = FORM in response.headers.get("content-type", "").lower() and text.strip()
-        is_cut_json = text.lstrip().startswith(("{", "["))
-        return dict(parse_qsl(text)) if is_form and not is_cut_json else None
+        return form_in(text, response)
+    if isinstance(found, list) and (len(found) == 1 or not 200 <= response.status < 300):
+        found = next(iter(found), None)
     return found if isinstance(found, dict) else None
+
+
+def form_in(text: str, response: HttpResponse) -> dict[str, Any] | None:
+    """Give a form: one that is called so, or that has a member of a token or an error."""
+    is_cut_json_or_page = text.startswith(("{", "[", '"', "<"))
+    found = {} if is_cut_json_or_page else dict(parse_qsl(text))
+    is_called_so = response.headers.get("content-type", "").lower().startswith(FORM)
+    is_one = is_called_so or {"access_token", "refresh_token", "error"} & found.keys()
+    return found or None if is_one else None
 
 
 def at(value: Any, path: str) -> Any:
@@ -480,6 +489,8 @@ def bodies(draw: st.DrawFn, quirks: ProviderQuirks) -> bytes:
         text = text.replace("3600", "9" * draw(st.sampled_from([400, 4300, 5000])))
     if kind == 6:
         text = text.replace("3600", "[" * 1500 + "]" * 1500)
+    if kind == 7:
+        text = f"[{text}]" if draw(st.booleans()) else f"[{text}, {json.dumps(draw(VALUES))}]"
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -529,13 +540,14 @@ CUT = b'{"access_token": "new-acc3ss-token", "refresh_token": "new-r3fresh-token
 def test_any_answer_of_any_provider_is_survived_by_every_flow(case: Case) -> None:
     """Nothing but a BrokerError or a usable record leaves any flow, and no refresh token is lost.
 
-    Precisely: a 2xx answer that is a JSON object or a form, and holds usable text as ``refresh_token`` among
-    the members of its token (after ``token_path``), leaves the store with that refresh token, whatever else
-    it says and whether or not the rest can be used. So does one that cannot be parsed, if that member is
-    whole. After any other answer the store holds the old refresh token, and it is presented again an hour
-    later; but a renewal that is refused with a code that means ``invalid_grant`` here, at a status that is
-    neither a redirect nor an outage, leaves a tombstone. No other error leaves one, and no login, service
-    token or revocation that failed changes the stored grant. Errors show no secret, and can be pickled.
+    Precisely: a 2xx answer that is a JSON object, a list of one, or a form, and holds usable text as
+    ``refresh_token`` among the members of its token (after ``token_path``), leaves the store with that
+    refresh token, whatever else it says and whether or not the rest can be used. So does one that cannot be
+    parsed, if that member is whole. After any other answer the store holds the old refresh token, and it is
+    presented again an hour later; but a renewal that is refused with a code that means ``invalid_grant``
+    here, at a status that is neither a redirect nor an outage, leaves a tombstone. No other error leaves one,
+    and no login, service token or revocation that failed changes the stored grant. Errors show no secret, and
+    can be pickled.
     """
     check_in_memory(case)
 

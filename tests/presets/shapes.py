@@ -389,6 +389,19 @@ LOGINS: dict[str, Login] = {
         scope="email public_profile",
         asks={"scope": "email,public_profile"},
     ),
+    "facebook_of_old": Login(
+        "facebook",
+        code_post(f"{META}/oauth/access_token", pkce=False),
+        Answer(f"access_token={A1}&expires=5180000", content_type="text/plain; charset=UTF-8"),
+        Kept(refresh=A1, lasts=5180000),
+        Want(
+            f"{META}/oauth/access_token",
+            {"grant_type": "fb_exchange_token", "fb_exchange_token": A1, **POST},
+        ),
+        alone(A2, expires_in=60 * DAY),
+        Kept(A2, A2, 60 * DAY),
+        Want(f"{META}/me/permissions", {"access_token": A2}, None, "query", "DELETE"),
+    ),
     "facebook_without_expiry": Login(
         "facebook",
         code_post(f"{META}/oauth/access_token", pkce=False),
