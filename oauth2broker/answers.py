@@ -38,7 +38,8 @@ from oauth2broker.transports.base import HttpResponse, ResponseMetadata
 
 _NOTHING_TO_REVOKE = ("unsupported_token_type", "invalid_token", "invalid_grant")
 _MOST_CODES = 10**12
-_DESCRIPTIONS = ("error_description", "message", "msg")  # the RFC's, and what many call it
+_DESCRIPTIONS = ("error_description", "error_message", "message", "msg", "detail")  # the RFC's comes first
+_PLACES = ("error", "error_code", "code")  # where a code that is known is found without being told
 _TOKENS = frozenset({"access_token", "refresh_token"})
 _ERROR_CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 appendix A.7, and no novels
 
@@ -74,7 +75,8 @@ def read_token_answer(
         return _redirect("token", response.status)
     payload = parse_body(response)
     quirks = descriptor.quirks
-    if _is_challenge(response, payload, quirks):
+    is_dead = _is_dead(payload, response.status, grant, quirks)
+    if not is_dead and _is_challenge(response, payload, quirks):
         message = "the provider wants other client authentication"
         return TokenFailure(InvalidClientError(message, status=metadata.status), settled=False)
     if isinstance(payload, str):
@@ -84,9 +86,9 @@ def read_token_answer(
         return _read_error(payload, metadata, grant, descriptor, strategy, sent)
     answer = _read_success(members, metadata, grant, descriptor, strategy)
     codes = _codes(payload, quirks)
-    if codes and isinstance(answer, TokenFailure) and answer.refresh_token is None:
+    if (codes or is_dead) and isinstance(answer, TokenFailure) and answer.refresh_token is None:
         failure = _read_error(payload, metadata, grant, descriptor, strategy, sent)
-        return replace(failure, settled=any(_is_known(code, quirks) for code in codes))
+        return replace(failure, settled=is_dead or any(_is_known(code, quirks) for code in codes))
     return answer
 
 
@@ -133,6 +135,7 @@ def _error_code(payload: Mapping[str, Any], quirks: ProviderQuirks) -> str | Non
     codes = _codes(payload, quirks)
     if isinstance(payload.get("error"), str):
         codes += filter(None, [_code_at(payload, "error")])
+    codes += [code for name in _PLACES if (code := _code_at(payload, name)) and _is_known(code, quirks)]
     return next((code for code in codes if _is_known(code, quirks)), next(iter(codes), None))
 
 
@@ -151,6 +154,22 @@ def _code_at(payload: Mapping[str, Any], path: str) -> str | None:
         value = f"{value:.0f}"  # some providers number theirs
     code = safe_text(value, limit=64)
     return code if code not in {None, "0"} and _ERROR_CODE.fullmatch(code or "") else None
+
+
+def _is_dead(payload: dict[str, Any] | str, status: int, grant: GrantType, quirks: ProviderQuirks) -> bool:
+    """Whether an answer, if it is a refusal, says in words that the refresh token is dead."""
+    if isinstance(payload, str) or grant is not GrantType.REFRESH_TOKEN or status == 429 or status >= 500:
+        return False
+    said = [text.lower() for text in _descriptions(payload, quirks)]
+    return any(dead in text for dead in quirks.dead_refresh_texts for text in said)
+
+
+def _descriptions(payload: Mapping[str, Any], quirks: ProviderQuirks) -> list[str]:
+    """Give the provider's own words, at the top and beside its codes."""
+    beside = [_dig(payload, path.rpartition(".")[0]) for path in quirks.error_paths if "." in path]
+    places = [place for place in (payload, payload.get("error"), *beside) if isinstance(place, Mapping)]
+    found = [place.get(name) for place in places for name in _DESCRIPTIONS]
+    return [text for text in found if isinstance(text, str)]
 
 
 def _dig(value: Any, path: str) -> Any:
@@ -200,19 +219,17 @@ def _read_error(
     refused: str | None = None,
 ) -> TokenFailure:
     refused = refused or f"the {grant} grant"
-    own = _error_code(payload, descriptor.quirks)
-    if own is None:
+    own, quirks = _error_code(payload, descriptor.quirks), descriptor.quirks
+    code = None if own is None else quirks.error_codes.get(own, own)
+    if _is_dead(payload, metadata.status, grant, quirks):
+        code = "invalid_grant"
+    if code is None:
         return _unreadable("has no error code", metadata)
-    code = descriptor.quirks.error_codes.get(own, own)
     if code not in STANDARD_ERRORS:  # one that is cannot be an echo, even if a secret is part of it
         code = safe_text(code, sent) or "unreadable"
-    texts = (safe_text(payload.get(name), sent) for name in _DESCRIPTIONS)
+    texts = (safe_text(text, sent) for text in _descriptions(payload, quirks))
     description = next(filter(None, texts), None)
     context = ProviderErrorContext(grant, metadata.status, code, description)
-    if grant is GrantType.REFRESH_TOKEN and 400 <= metadata.status < 500 and metadata.status != 429:
-        said = (description or "").lower()
-        if any(text in said for text in descriptor.quirks.dead_refresh_texts):
-            context = replace(context, error="invalid_grant")
     try:
         kind = ProviderErrorKind(strategy.classify_token_error(context))
     except Exception:  # noqa: BLE001 - a hook may raise anything; what the RFC says then holds

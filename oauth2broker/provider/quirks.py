@@ -76,8 +76,8 @@ class ProviderQuirks(KeptByFields):
     whether an answer means a dead grant, a wrong client or an outage; it also holds for callbacks.
     ``error_paths`` say where a code sits besides ``error``, most telling first; one found in an answer
     without an access token is an error whatever the status. ``dead_refresh_texts`` are pieces of
-    descriptions, in any case, by which a refused renewal tells a dead refresh token from what else goes by
-    that code.
+    descriptions, in any case, by which a renewal that brought no token tells a dead refresh token from what
+    else goes by that code, or by none.
 
     Answers: ``token_path`` leads to the members of the token. ``expiry`` is an :class:`ExpiryRule`.
     ``scope_member`` names the granted scope. ``token_type`` stands for the one that is stated.
