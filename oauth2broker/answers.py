@@ -7,7 +7,6 @@ their locals.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +23,7 @@ from oauth2broker.errors import (
 )
 from oauth2broker.grants import GrantType
 from oauth2broker.payloads import OWN_MEMBERS, TokenAnswer, parse_members, read_refresh_token
+from oauth2broker.provider.checks import is_error_code
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.provider.quirks import ProviderQuirks
 from oauth2broker.provider.strategy import (
@@ -41,7 +41,6 @@ _MOST_CODES = 10**12
 _DESCRIPTIONS = ("error_description", "error_message", "message", "msg", "detail")  # the RFC's comes first
 _PLACES = ("error", "error_code", "code")  # where a code that is known is found without being told
 _TOKENS = frozenset({"access_token", "refresh_token"})
-_ERROR_CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 appendix A.7, and no novels
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +152,10 @@ def _code_at(payload: Mapping[str, Any], path: str) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < abs(value) < _MOST_CODES:
         value = f"{value:.0f}"  # some providers number theirs
     code = safe_text(value, limit=64)
-    return code if code not in {None, "0"} and _ERROR_CODE.fullmatch(code or "") else None
+    return code if code is not None and is_error_code(code) else None
 
 
-def _is_dead(payload: dict[str, Any] | str, status: int, grant: GrantType, quirks: ProviderQuirks) -> bool:
+def _is_dead(payload: Mapping[str, Any] | str, status: int, grant: GrantType, quirks: ProviderQuirks) -> bool:
     """Whether an answer, if it is a refusal, says in words that the refresh token is dead."""
     if isinstance(payload, str) or grant is not GrantType.REFRESH_TOKEN or status == 429 or status >= 500:
         return False

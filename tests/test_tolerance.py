@@ -383,7 +383,11 @@ QUIRKS = st.builds(
     param_names=st.sampled_from([{}, {"client_id": "client_key"}, {"refresh_token": "rt", "scope": None}]),
     plain_basic=st.booleans(),
     revoke_access_token=st.booleans(),
-    error_codes=st.dictionaries(st.sampled_from(THEIR_CODES) | TEXTS, st.sampled_from(CODES), max_size=3),
+    error_codes=st.dictionaries(
+        st.sampled_from(THEIR_CODES) | st.from_regex(r"[!#-\[\]-~]{2,12}", fullmatch=True),
+        st.sampled_from(CODES),
+        max_size=3,
+    ),
     error_paths=st.lists(st.sampled_from(ERROR_PLACES), max_size=3),
     dead_refresh_texts=st.lists(st.just("is dead"), max_size=1),
     token_path=st.sampled_from(TOKEN_PATHS),
