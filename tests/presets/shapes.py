@@ -375,7 +375,7 @@ LOGINS: dict[str, Login] = {
     ),
     "facebook": Login(
         "facebook",
-        code_post(f"{META}/oauth/access_token", pkce=False),
+        code_post(f"{META}/oauth/access_token"),
         alone(token_type="bearer", expires_in=5000),
         Kept(refresh=A1, lasts=5000),
         Want(
@@ -391,7 +391,7 @@ LOGINS: dict[str, Login] = {
     ),
     "facebook_of_old": Login(
         "facebook",
-        code_post(f"{META}/oauth/access_token", pkce=False),
+        code_post(f"{META}/oauth/access_token"),
         Answer(f"access_token={A1}&expires=5180000", content_type="text/plain; charset=UTF-8"),
         Kept(refresh=A1, lasts=5180000),
         Want(
@@ -404,7 +404,7 @@ LOGINS: dict[str, Login] = {
     ),
     "facebook_without_expiry": Login(
         "facebook",
-        code_post(f"{META}/oauth/access_token", pkce=False),
+        code_post(f"{META}/oauth/access_token"),
         Answer(f"access_token={A1}&token_type=bearer", content_type="application/x-www-form-urlencoded"),
         Kept(refresh=A1),
         revoked=Want(f"{META}/me/permissions", {"access_token": A1}, None, "query", "DELETE"),
