@@ -7,13 +7,11 @@ their locals.
 from __future__ import annotations
 
 import copy
-import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import parse_qsl
 
+from oauth2broker.bodies import parse_body, rescue_refresh_token
 from oauth2broker.errors import (
     AuthorizationError,
     BrokerError,
@@ -25,6 +23,7 @@ from oauth2broker.errors import (
 )
 from oauth2broker.grants import GrantType
 from oauth2broker.payloads import OWN_MEMBERS, TokenAnswer, parse_members, read_refresh_token
+from oauth2broker.provider.checks import is_error_code
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.provider.quirks import ProviderQuirks
 from oauth2broker.provider.strategy import (
@@ -34,16 +33,14 @@ from oauth2broker.provider.strategy import (
     ProviderStrategy,
 )
 from oauth2broker.quoting import safe_text
-from oauth2broker.secret import TokenSecret, usable_secret
+from oauth2broker.secret import TokenSecret
 from oauth2broker.transports.base import HttpResponse, ResponseMetadata
 
 _NOTHING_TO_REVOKE = ("unsupported_token_type", "invalid_token", "invalid_grant")
-_REFRESH_MEMBER = re.compile(r'"refresh_token"\s*:\s*("(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")')
 _MOST_CODES = 10**12
-_FORM = "application/x-www-form-urlencoded"
-_DESCRIPTIONS = ("error_description", "message", "msg")  # the RFC's, and what many call it
+_DESCRIPTIONS = ("error_description", "error_message", "message", "msg", "detail")  # the RFC's comes first
+_PLACES = ("error", "error_code", "code")  # where a code that is known is found without being told
 _TOKENS = frozenset({"access_token", "refresh_token"})
-_ERROR_CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 appendix A.7, and no novels
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +72,22 @@ def read_token_answer(
     metadata = ResponseMetadata.from_headers(response.status, response.headers)
     if 300 <= response.status < 400:
         return _redirect("token", response.status)
-    payload = _parse_body(response)
+    payload = parse_body(response)
     quirks = descriptor.quirks
-    if _is_challenge(response, payload, quirks):
+    is_dead = _is_dead(payload, response.status, grant, quirks)
+    if not is_dead and _is_challenge(response, payload, quirks):
         message = "the provider wants other client authentication"
         return TokenFailure(InvalidClientError(message, status=metadata.status), settled=False)
     if isinstance(payload, str):
-        return _unreadable(payload, metadata, _rescue(response))
+        return _unreadable(payload, metadata, rescue_refresh_token(response))
     members = {**callback, **_unwrapped(payload, quirks.token_path)}
     if _is_error(response.status, payload, members):
         return _read_error(payload, metadata, grant, descriptor, strategy, sent)
     answer = _read_success(members, metadata, grant, descriptor, strategy)
     codes = _codes(payload, quirks)
-    if codes and isinstance(answer, TokenFailure) and answer.refresh_token is None:
+    if (codes or is_dead) and isinstance(answer, TokenFailure) and answer.refresh_token is None:
         failure = _read_error(payload, metadata, grant, descriptor, strategy, sent)
-        return replace(failure, settled=any(_is_known(code, quirks) for code in codes))
+        return replace(failure, settled=is_dead or any(_is_known(code, quirks) for code in codes))
     return answer
 
 
@@ -103,7 +101,7 @@ def read_revocation_failure(
     """Read the revocation endpoint's answer (RFC 7009 section 2.2); None: nothing is left to revoke."""
     if 300 <= response.status < 400:
         return _redirect("revocation", response.status)
-    payload, quirks = _parse_body(response), descriptor.quirks
+    payload, quirks = parse_body(response), descriptor.quirks
     code = _error_code(payload, quirks) if isinstance(payload, dict) else None
     if code is not None and quirks.error_codes.get(code, code) in _NOTHING_TO_REVOKE:
         return None
@@ -117,42 +115,9 @@ def read_revocation_failure(
     return _read_error(payload, metadata, grant, descriptor, strategy, sent, "the revocation")
 
 
-def _parse_body(response: HttpResponse) -> dict[str, Any] | str:
-    """Give the answer's JSON object (or form, as some providers answer), or what is wrong with it."""
-    if not response.body.strip():
-        return "is empty"
-    try:
-        payload = json.loads(_text(response), parse_int=_integer, strict=False)
-    except (ValueError, RecursionError):
-        is_form = response.headers.get("content-type", "").lower().startswith(_FORM)
-        if is_form and response.body.lstrip()[:1] not in (b"{", b"["):  # else it is JSON that was cut
-            return dict(parse_qsl(response.body.decode("utf-8", "replace")))
-        return "is HTML, not JSON" if response.body.lstrip()[:1] == b"<" else "is not JSON"
-    return payload if isinstance(payload, dict) else "is JSON but no object"
-
-
-def _text(response: HttpResponse) -> str:
-    """Give the body as text; bytes that are none become replacement characters, not an error."""
-    return response.body.decode(json.detect_encoding(response.body), "replace")
-
-
-def _rescue(response: HttpResponse) -> TokenSecret | None:
-    """Find the refresh token in a successful answer that cannot be parsed: no other may be alive."""
-    found = _REFRESH_MEMBER.search(_text(response)) if 200 <= response.status < 300 else None
-    return None if found is None else usable_secret(json.loads(found[1], strict=False))
-
-
 def _redirect(endpoint: str, status: int) -> TokenFailure:
     message = f"the {endpoint} endpoint redirects, which is refused; configure its final address"
     return TokenFailure(ConfigError(message, status=status), settled=False)
-
-
-def _integer(digits: str) -> int | float:
-    """Read a JSON integer; one of more digits than Python takes is as good as infinite."""
-    try:
-        return int(digits)
-    except ValueError:
-        return float(digits)
 
 
 def _is_error(status: int, payload: Mapping[str, Any], members: Mapping[str, Any]) -> bool:
@@ -169,6 +134,7 @@ def _error_code(payload: Mapping[str, Any], quirks: ProviderQuirks) -> str | Non
     codes = _codes(payload, quirks)
     if isinstance(payload.get("error"), str):
         codes += filter(None, [_code_at(payload, "error")])
+    codes += [code for name in _PLACES if (code := _code_at(payload, name)) and _is_known(code, quirks)]
     return next((code for code in codes if _is_known(code, quirks)), next(iter(codes), None))
 
 
@@ -186,7 +152,23 @@ def _code_at(payload: Mapping[str, Any], path: str) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < abs(value) < _MOST_CODES:
         value = f"{value:.0f}"  # some providers number theirs
     code = safe_text(value, limit=64)
-    return code if code not in {None, "0"} and _ERROR_CODE.fullmatch(code or "") else None
+    return code if code is not None and is_error_code(code) else None
+
+
+def _is_dead(payload: Mapping[str, Any] | str, status: int, grant: GrantType, quirks: ProviderQuirks) -> bool:
+    """Whether an answer, if it is a refusal, says in words that the refresh token is dead."""
+    if isinstance(payload, str) or grant is not GrantType.REFRESH_TOKEN or status == 429 or status >= 500:
+        return False
+    said = [text.lower() for text in _descriptions(payload, quirks)]
+    return any(dead in text for dead in quirks.dead_refresh_texts for text in said)
+
+
+def _descriptions(payload: Mapping[str, Any], quirks: ProviderQuirks) -> list[str]:
+    """Give the provider's own words, at the top and beside its codes."""
+    beside = [_dig(payload, path.rpartition(".")[0]) for path in quirks.error_paths if "." in path]
+    places = [place for place in (payload, payload.get("error"), *beside) if isinstance(place, Mapping)]
+    found = [place.get(name) for place in places for name in _DESCRIPTIONS]
+    return [text for text in found if isinstance(text, str)]
 
 
 def _dig(value: Any, path: str) -> Any:
@@ -236,19 +218,17 @@ def _read_error(
     refused: str | None = None,
 ) -> TokenFailure:
     refused = refused or f"the {grant} grant"
-    own = _error_code(payload, descriptor.quirks)
-    if own is None:
+    own, quirks = _error_code(payload, descriptor.quirks), descriptor.quirks
+    code = None if own is None else quirks.error_codes.get(own, own)
+    if _is_dead(payload, metadata.status, grant, quirks):
+        code = "invalid_grant"
+    if code is None:
         return _unreadable("has no error code", metadata)
-    code = descriptor.quirks.error_codes.get(own, own)
     if code not in STANDARD_ERRORS:  # one that is cannot be an echo, even if a secret is part of it
         code = safe_text(code, sent) or "unreadable"
-    texts = (safe_text(payload.get(name), sent) for name in _DESCRIPTIONS)
+    texts = (safe_text(text, sent) for text in _descriptions(payload, quirks))
     description = next(filter(None, texts), None)
     context = ProviderErrorContext(grant, metadata.status, code, description)
-    if grant is GrantType.REFRESH_TOKEN and 400 <= metadata.status < 500 and metadata.status != 429:
-        said = (description or "").lower()
-        if any(text in said for text in descriptor.quirks.dead_refresh_texts):
-            context = replace(context, error="invalid_grant")
     try:
         kind = ProviderErrorKind(strategy.classify_token_error(context))
     except Exception:  # noqa: BLE001 - a hook may raise anything; what the RFC says then holds

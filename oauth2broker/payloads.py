@@ -60,13 +60,15 @@ def parse_members(payload: Mapping[str, Any], descriptor: ProviderDescriptor) ->
     stated = payload.get(rule.member)
     expires_at = _instant(stated, rule.unit) if rule.absolute else None
     expires_in = None if rule.absolute else _seconds(stated, rule.unit)
+    if expires_in is None and rule.member != "expires_in":  # else it is no lifetime, or an instant
+        expires_in = _seconds(payload.get("expires_in"))
     scope = payload.get(quirks.scope_member) or payload.get("scope")
     return TokenAnswer(
         access_token=TokenSecret(access_token),
         refresh_token=read_refresh_token(payload),
         id_token=usable_secret(payload.get("id_token")),
         token_type=quirks.token_type or (str(token_type) if is_named else "Bearer"),
-        expires_in=_seconds(payload.get("expires_in")) if expires_in is None else expires_in,
+        expires_in=expires_in,
         expires_at=expires_at,
         never_expires=rule.zero_is_never and _number(stated) == 0,
         refresh_expires_in=next(

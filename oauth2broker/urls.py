@@ -12,8 +12,10 @@ def checked_endpoint(name: str, url: str) -> str:
     """Give ``url`` if credentials may be sent there, else raise :class:`ConfigError` that names ``name``.
 
     An endpoint is an absolute https URL (http for loopback hosts only) of printable ASCII, without
-    user information and without a fragment (RFC 6749 sections 3.1 and 3.2).
+    user information, braces and a fragment (RFC 6749 sections 3.1 and 3.2).
     """
+    if isinstance(url, str) and {"{", "}"} & set(url):
+        raise ConfigError(f"{name} must not hold braces; to leave a value open, make a ProviderTemplate")
     parts = _split(name, url)
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise ConfigError(f"{name} must use https (http is for loopback hosts only)")

@@ -733,17 +733,25 @@ OURS = [
 
 @pytest.mark.parametrize("name", OURS)
 def test_extra_parameters_may_not_override_ours(
-    provider: LoopbackProvider, broker: Broker, clock: ManualClock, name: str
+    provider: LoopbackProvider, broker: Broker, name: str
 ) -> None:
     """Neither the caller's nor the descriptor's, also where we set none (scope, resource)."""
     with pytest.raises(ConfigError, match=name):
         broker.start_authorization(TENANT, USER, (), REDIRECT_URI, extra_params={name: "x"})
-    descriptor = provider.descriptor(authorization_params={name: "x"})
-    with (
-        Broker(descriptor, "demo-client", "demo-secret", clock=clock) as odd,
-        pytest.raises(ConfigError, match=name),
-    ):
-        odd.start_authorization(TENANT, USER, (), REDIRECT_URI)
+    with pytest.raises(ConfigError, match=f"authorization_params may not override {name}"):
+        provider.descriptor(authorization_params={name: "x"})
+
+
+def test_the_parameter_of_a_resource_is_not_given_twice(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """A fixed audience serves until a login asks for another."""
+    descriptor = provider.descriptor(resource_param="audience", authorization_params={"audience": "api"})
+    with Broker(descriptor, "demo-client", "demo-secret", clock=clock) as odd:
+        session = odd.start_authorization(TENANT, USER, (), REDIRECT_URI)
+        assert params_of(session.authorize_url)["audience"] == "api"
+        with pytest.raises(ConfigError, match="authorization_params may not override audience"):
+            odd.start_authorization(TENANT, USER, (), REDIRECT_URI, resource="https://api.example.com")
 
 
 @pytest.mark.parametrize("params", [{"prompt": None}, {"prompt": 7}, {7: "x"}, {"prompt": ["a"]}])

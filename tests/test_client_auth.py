@@ -595,7 +595,11 @@ def bad_keys() -> Iterator[Any]:
         "is encrypted",
         id="encrypted as of old",
     )
-    yield pytest.param("RS256", public_pem(rsa_key), "cannot sign with RS256", id="public PEM")
+    yield pytest.param("RS256", public_pem(rsa_key), "RS256 needs the private half", id="public PEM")
+    certificate = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"
+    yield pytest.param("ES256", certificate, "ES256 needs the private half", id="a certificate")
+    ssh = pem_of(p256, PrivateFormat.OpenSSH)
+    yield pytest.param("ES256", ssh, "OpenSSH's own format; give it as PEM", id="OpenSSH")
     yield pytest.param("RS256", pem_of(key_for("1024")), "at least 2048 bits", id="short RSA")
     yield pytest.param("PS256", jwk_of(key_for("1024")), "at least 2048 bits", id="short RSA JWK")
     yield pytest.param("RS256", pem_of(p256), "private half of an RSA key, not EC", id="EC for RS256")

@@ -224,6 +224,20 @@ def test_an_endpoint_is_a_str(name: str, value: object) -> None:
         ("authorization_params", {"prompt": 5}),
         ("authorization_params", {5: "consent"}),
         ("authorization_params", "prompt=consent"),
+        *(
+            ("authorization_params", {name: "x"})
+            for name in ("state", "client_id", "redirect_uri", "resource")
+        ),
+        ("authorization_params", {"scope": "x"}),
+        ("authorization_params", {"prompt": "\ud800"}),
+        ("token_params", {"p": "\ud800"}),
+        ("token_params", {"\udfff": "p"}),
+        ("grant_params", {"refresh_token": {"p": "\ud800"}}),
+        ("token_endpoint", "https://{shop}.example.com/{v}/t"),
+        ("refresh_endpoint", "https://provider.example.com/{"),
+        ("issuer", "https://provider.example.com/}"),
+        ("token_headers", {"A": "1", "a": "2"}),
+        ("token_headers", {"A": "1", "b": "2", "X-A": "3", "x-a": "3"}),
         ("token_params", {"audience": None}),
         ("token_params", ["audience"]),
         ("reuse_grace", 30),
@@ -287,11 +301,24 @@ def test_a_field_that_cannot_be_is_refused_by_name(name: str, value: object) -> 
     [
         ("param_names", {"client_id": ""}),
         ("param_names", {"client_id": 5}),
+        ("param_names", {"client_id": "\ud800"}),
+        ("param_names", {"client_id": "k", "client_secret": "k"}),
+        ("param_names", {"client_id": "code"}),
+        ("param_names", {"client_id": "state"}),
+        ("param_names", {"scope": "refresh_token"}),
+        ("param_names", {"state": None}),
+        ("param_names", {"code": None}),
+        ("param_names", {"refresh_token": None}),
         ("param_names", {5: "client_key"}),
         ("param_names", "client_key"),
         ("assertion_audience", ""),
         ("assertion_audience", 5),
         ("error_codes", {"190": 5}),
+        *(
+            ("error_codes", {code: "invalid_grant"})
+            for code in ("", "0", "x" * 65, 'a "b"', "a\\b", "\u00e9")
+        ),
+        *(("error_codes", {code: "invalid_grant"}) for code in (" gone", "gone ", "go\nne")),
         ("error_paths", "errors.0.code"),
         ("error_paths", ["errors..code"]),
         ("error_paths", [""]),
@@ -560,3 +587,38 @@ def test_a_redirect_uri_is_absolute_and_without_a_fragment(uri: Any) -> None:
     """RFC 6749 section 3.1.2; the error names the parameter."""
     with pytest.raises(ConfigError, match="redirect_uri"):
         checked_redirect_uri(uri)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"client_id": "client_key", "client_secret": "client_password"},
+        {"client_id": "app", "scope": None, "grant_type": None, "response_type": None},
+        {"state": "st", "code": "ticket"},
+        {"client_id": "client_secret", "client_secret": "client_id"},
+        {"scope": "state", "state": "scope"},
+        {"refresh_token": "token"},
+        {"refresh_token": "code"},  # never in one request with the other
+        {"redirect_uri": None, "state": "redirect_uri"},
+    ],
+)
+def test_names_that_are_told_apart_in_each_request_are_taken(names: dict[str, str | None]) -> None:
+    """However odd: what counts is that nothing is sent in the place of something else."""
+    assert dict(ProviderQuirks(param_names=names).param_names) == names
+
+
+@pytest.mark.parametrize("name", ["code_challenge", "code_challenge_method", "code_verifier"])
+def test_what_is_required_is_not_left_out(name: str) -> None:
+    """PKCE that is required and not sent would fail at the first login."""
+    quirks = ProviderQuirks(param_names={name: None})
+    with pytest.raises(ConfigError, match="pkce is required"):
+        make(pkce="required", quirks=quirks)
+    assert make(pkce="supported", quirks=quirks).quirks == quirks
+
+
+def test_every_code_that_an_answer_can_have_can_be_listed() -> None:
+    """Up to 64 characters, words with spaces, numbers below zero, and those of the RFCs."""
+    codes = dict.fromkeys(
+        ["x" * 64, "Invalid refresh token!", "-1", "00", "{a}", "invalid_request"], "slow_down"
+    )
+    assert dict(ProviderQuirks(error_codes=codes).error_codes) == codes

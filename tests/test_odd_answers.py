@@ -120,14 +120,15 @@ def parsed(response: HttpResponse) -> Mapping[str, Any]:
     """Read a JSON object or a form, independently of the library; else give nothing."""
     text = response.body.decode(json.detect_encoding(response.body), "replace")
     try:
-        members = dict(json.loads(text, strict=False).items())
-    except (ValueError, RecursionError, AttributeError):
+        found = json.loads(text, strict=False)
+        if isinstance(found, list) and (len(found) == 1 or not 200 <= response.status < 300):
+            found = found[0]
+        members = dict(found.items())
+    except (ValueError, RecursionError, AttributeError, IndexError):
         found = re.search(r'"refresh_token"\s*:\s*"([^"\\]*)"', text)
         if found is not None and 200 <= response.status < 300:
             return {"refresh_token": found[1]}
-        if "application/x-www-form-urlencoded" in response.headers.get("content-type", ""):
-            return dict(parse_qsl(response.body.decode("utf-8", "replace")))
-        return {}
+        return {} if text[:1] in {"{", "[", "<"} else dict(parse_qsl(text.strip()))
     return members
 
 
@@ -279,6 +280,13 @@ ODD_ANSWERS: list[HttpResponse] = [
     answer(json.dumps(GOOD).encode()[:-1]),
     answer(b" \n" + json.dumps(GOOD).encode() + b"\n "),
     answer([GOOD]),
+    answer([GOOD, GOOD]),
+    answer([GOOD], 400),
+    answer([{"error": "invalid_grant"}], 400),
+    answer([{"error": "invalid_grant"}, None], 400),
+    answer([{"error": "invalid_grant"}], 200),
+    answer([], 400),
+    answer([[{"error": "invalid_grant"}]], 400),
     answer({"data": GOOD}),
     answer(json.dumps(json.dumps(GOOD)).encode()),
     answer(b'{"access_token":"a","access_token":"new-acc3ss-token","refresh_token":null}'),
@@ -293,10 +301,15 @@ ODD_ANSWERS: list[HttpResponse] = [
     answer(b"<?xml version='1.0'?>", content_type="text/xml"),
     answer(b"access_token=a&refresh_token=new-r3fresh-token", content_type=FORM),
     answer(b"access_token=a&refresh_token=new-r3fresh-token", content_type="text/plain"),
+    answer(b"access_token=a&refresh_token=new-r3fresh-token\r\n", content_type="text/html"),
+    answer(b"\xef\xbb\xbfrefresh_token=new-r3fresh-token&scope=a b", content_type=""),
     answer(b"refresh_token=new-r3fresh-token", content_type=FORM),
     answer(b"access_token=%00&refresh_token=%ff%fe", content_type=FORM),
     answer(b"error=invalid_grant", 400, content_type=FORM),
     answer(b"error=invalid_grant", 200, content_type=FORM),
+    answer(b"error=invalid_grant", 400, content_type="text/plain"),
+    answer(b"<p>error=invalid_grant&error=invalid_grant", 400, content_type="text/html"),
+    answer(b"errors=invalid_grant", 400, content_type="text/plain"),
     answer(b"&&==;;%", content_type=FORM),
     answer(b"access_token", content_type=FORM),
     answer(b"[" * 100_000),

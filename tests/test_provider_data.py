@@ -348,6 +348,11 @@ HOUR = timedelta(hours=1)
         (ExpiryRule("until", absolute=True), {"until": 5}, HOUR, HOUR),
         (ExpiryRule("until", absolute=True), {"until": "2026-01-01T00:00:00Z"}, None, None),
         (ExpiryRule("until", absolute=True), {"until": "9999-12-31T23:59:59Z"}, None, timedelta(days=3650)),
+        (ExpiryRule("expires_in", absolute=True), {"expires_in": 1767229200}, None, HOUR),
+        (ExpiryRule("expires_in", absolute=True), {"expires_in": 1767225590}, HOUR, HOUR),
+        (ExpiryRule("expires_in", absolute=True), {"expires_in": "1767225600"}, None, None),
+        (ExpiryRule("expires_in", absolute=True), {"expires_in": "soon"}, HOUR, HOUR),
+        (ExpiryRule("expires_in", unit="milliseconds"), {"expires_in": -5}, HOUR, HOUR),
         (ExpiryRule(zero_is_never=True), {"expires_in": 0}, HOUR, None),
         (ExpiryRule(zero_is_never=True), {"expires_in": "0"}, HOUR, None),
         (ExpiryRule(zero_is_never=True), {"expires_in": False}, HOUR, HOUR),
@@ -536,6 +541,50 @@ def test_a_dead_refresh_token_is_told_by_its_words_where_the_code_says_nothing(
     with pytest.raises(BrokerError) as caught:
         log_in(make(Wire(refusal), quirks=quirks))
     assert not isinstance(caught.value, InvalidGrantError)
+
+
+DEAD_IN_WORDS = [
+    ({}, {"message": "The token was revoked."}),
+    ({}, {"detail": "TOKEN WAS REVOKED"}),
+    ({}, {"error": "invalid_request", "error_description": "token was revoked"}),
+    ({}, {"error": "invalid_client", "message": "odd", "msg": "token was revoked"}),
+    ({}, {"error": {"code": 100, "message": "token was revoked"}}),
+    ({"error_paths": ["error.code"]}, {"error": {"code": 100, "message": "token was revoked"}}),
+    ({"error_paths": ["errors.0.code"]}, {"errors": [{"code": "odd", "detail": "token was revoked"}]}),
+    ({}, {"message": "x" * 300 + " token was revoked"}),
+    ({}, {"message": "token was revoked: rt-1-as-it-was-sent"}),
+]
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 403])
+@pytest.mark.parametrize(("described", "said"), DEAD_IN_WORDS)
+def test_words_are_found_with_any_code_or_none_wherever_they_stand(
+    described: dict[str, Any], said: dict[str, Any], status: int
+) -> None:
+    """At any status that is no outage, beside the code or at the top, also with a challenge."""
+    headers = {**JSON, "WWW-Authenticate": "Bearer"}
+    refusal, clock = HttpResponse(status, headers, json.dumps(said).encode()), ManualClock()
+    quirks = ProviderQuirks(dead_refresh_texts=["token was revoked"], **described)
+    first = {**ANSWER, "refresh_token": "rt-1-as-it-was-sent"}
+    broker = make(Wire(first, refusal), quirks=quirks, clock=clock)
+    log_in(broker)
+    clock.advance(7200)
+    with pytest.raises(InvalidGrantError) as caught:
+        broker.refresh_access_token(USER_REQUEST)
+    assert "rt-1-as-it-was-sent" not in str(caught.value)
+    stored = broker.store.fetch(broker.key_for(USER_REQUEST))
+    assert stored is not None
+    assert stored.revoked_at is not None
+
+
+def test_words_bury_no_grant_that_is_alive() -> None:
+    """An answer with a token is none of a dead one, whatever it says beside it."""
+    clock, quirks = ManualClock(), ProviderQuirks(dead_refresh_texts=["was revoked"])
+    alive = {**ANSWER, "refresh_token": None, "message": "the old token was revoked"}
+    broker = make(Wire(ANSWER, alive), quirks=quirks, clock=clock)
+    log_in(broker)
+    clock.advance(7200)
+    assert broker.refresh_access_token(USER_REQUEST).refresh_token == TokenSecret("rt-1")
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -413,7 +413,7 @@ FAULTS: dict[str, tuple[Fault, type[BrokerError]]] = {
     "redirect": (Fault.redirect("https://evil.example.com/"), ConfigError),
     "cut json": (Fault(edit=cut_in_the_middle), TransientError),
     "cut body": (Fault.cut(60), TransientError),
-    "token list": (Fault(edit=lambda answer: replace(answer, body=b"[%s]" % answer.body)), TransientError),
+    "token list": (Fault(edit=lambda answer: replace(answer, body=b"[%s, 1]" % answer.body)), TransientError),
     "no access token": (
         Fault.rewrite(lambda payload: {**payload, "access_token": None, "x": payload["access_token"]}),
         TransientError,

@@ -231,8 +231,38 @@ def test_a_value_is_a_str(kind: str, value: Any) -> None:
 )
 def test_a_value_that_no_id_can_hold_is_refused(kind: str, value: str) -> None:
     """The id tells registrations apart, so it is never cut."""
-    with pytest.raises(ConfigError, match="ProviderId"):
+    with pytest.raises(ConfigError, match=r"template demo: place must be shorter; they make an id of .* 128"):
         template(kind).descriptor(place=value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("grants", {"bogus"}, "grant"),
+        ("client_auth", "x", "client_auth"),
+        ("scope_delimiter", ";", "scope_delimiter"),
+        ("defaults", {"place": "b ad"}, "place is one part"),
+        ("defaults", {"place": "x" * 60 + ".evil.example"}, "place is one part"),
+        ("authorization_params", {"state": "{place}"}, "authorization_params"),
+        ("quirks", "none", "quirks"),
+        ("revocation_endpoint", "http://{place}.example.com/revoke", "revocation_endpoint must use https"),
+    ],
+)
+def test_a_template_that_can_make_no_descriptor_is_refused_when_it_is_made(
+    field: str, value: Any, said: str
+) -> None:
+    """Not when the first customer comes."""
+    with pytest.raises(ConfigError, match=said):
+        template("label", **{field: value})
+
+
+@pytest.mark.parametrize("field", ["token_endpoint", "grants"])
+def test_a_template_without_what_every_descriptor_needs_is_refused(field: str) -> None:
+    """By name, and as a ConfigError."""
+    fields: dict[str, Any] = {"token_endpoint": "https://{place}.example.com/t", "grants": ["refresh_token"]}
+    del fields[field]
+    with pytest.raises(ConfigError, match=f"template demo: {field} is missing"):
+        ProviderTemplate("demo", variables={"place": "label"}, issuer="https://{place}.example.com", **fields)
 
 
 def test_a_refused_value_is_shown_in_part_only() -> None:

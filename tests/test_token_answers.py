@@ -306,12 +306,12 @@ UNREADABLE = [
         200, "application/json", b'{"access_token": "\xff\xfe"}', "no usable access_token", id="not utf-8"
     ),
     pytest.param(200, "application/json", b"\xff\xfe\x00", "not JSON", id="half utf-16"),
-    pytest.param(200, "application/json", b"\xef\xbb\xbf", "not JSON", id="only a BOM"),
+    pytest.param(200, "application/json", b"\xef\xbb\xbf", "empty", id="only a BOM"),
     pytest.param(200, "application/json", b"\x00" * 64, "not JSON", id="zeros"),
     pytest.param(200, "application/json", DEEP, "not JSON", id="deep"),
     pytest.param(200, "application/json", b"[" * 100_000, "not JSON", id="deep list"),
     pytest.param(200, "application/json", b"{}", "access_token", id="empty object"),
-    pytest.param(200, "application/x-www-form-urlencoded", b"%%%=&&&;", "access_token", id="odd form"),
+    pytest.param(200, "application/x-www-form-urlencoded", b"%%%=&&&;", "not JSON", id="odd form"),
     pytest.param(204, "application/json", b"", "empty", id="204"),
     pytest.param(404, "application/json", b'{"detail": "no such page"}', "no error code", id="404 json"),
     pytest.param(400, "application/json", b'{"error": {"code": 190}}', "no error code", id="error object"),
@@ -390,12 +390,16 @@ def test_a_byte_order_mark_does_no_harm(
         "application/x-www-form-urlencoded",
         "application/x-www-form-urlencoded; charset=utf-8",
         "Application/X-WWW-Form-URLencoded",
+        "text/plain",
+        "text/html; charset=utf-8",
+        "application/json",
+        "",
     ],
 )
 def test_a_form_encoded_answer_is_read(
     provider: LoopbackProvider, broker: Broker, clock: ManualClock, flow: Flow, content_type: str
 ) -> None:
-    """Some providers answer as they were asked; the token, its lifetime and the refresh token are there."""
+    """Some providers answer as they were asked, whatever they call it; all that they say is there."""
 
     def as_form(answer: Any) -> Any:
         body = urlencode(answer.payload).encode()

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote_plus, urlencode, urlsplit
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from oauth2broker import (
     AuthorizationSession,
@@ -120,13 +120,23 @@ class World:
 
 def parsed(response: HttpResponse) -> dict[str, Any] | None:
     """Give the JSON object or form; None for what is neither."""
-    text = response.body.decode(json.detect_encoding(response.body), "replace")
+    text = response.body.decode(json.detect_encoding(response.body), "replace").strip()
     try:
         found = json.loads(text, strict=False, parse_int=lambda digits: float(digits))
     except (ValueError, RecursionError):
-        is_form = FORM in response.headers.get("content-type", "").lower() and text.strip()
-        return dict(parse_qsl(response.body.decode("utf-8", "replace"))) if is_form else None
+        return form_in(text, response)
+    if isinstance(found, list) and (len(found) == 1 or not 200 <= response.status < 300):
+        found = next(iter(found), None)
     return found if isinstance(found, dict) else None
+
+
+def form_in(text: str, response: HttpResponse) -> dict[str, Any] | None:
+    """Give a form: one that is called so, or that has a member of a token or an error."""
+    is_cut_json_or_page = text.startswith(("{", "[", '"', "<"))
+    found = {} if is_cut_json_or_page else dict(parse_qsl(text))
+    is_called_so = response.headers.get("content-type", "").lower().startswith(FORM)
+    is_one = is_called_so or {"access_token", "refresh_token", "error"} & found.keys()
+    return found or None if is_one else None
 
 
 def at(value: Any, path: str) -> Any:
@@ -180,8 +190,19 @@ def says_dead_grant(case: Case) -> bool:
     quirks, payload = case.descriptor.quirks, parsed(case.response)
     if case.response.status == 429 or case.response.status >= 500 or 300 <= case.response.status < 400:
         return False
-    codes = {code_of(at(payload, path)) for path in (*quirks.error_paths, "error")}
-    return "invalid_grant" in {quirks.error_codes.get(code, code) for code in codes}
+    codes = {code_of(at(payload, path)) for path in (*quirks.error_paths, "error", "error_code", "code")}
+    is_dead = "invalid_grant" in {quirks.error_codes.get(code, code) for code in codes}
+    return is_dead or any(dead in text.lower() for dead in quirks.dead_refresh_texts for text in words(case))
+
+
+def words(case: Case) -> list[str]:
+    """Give what an answer says to people, at the top and beside its codes."""
+    payload = parsed(case.response)
+    beside = [path.rpartition(".")[0] for path in case.descriptor.quirks.error_paths if "." in path]
+    places = [payload, *(at(payload, path) for path in ("error", *beside))]
+    names = ("error_description", "error_message", "message", "msg", "detail")
+    found = [place.get(name) for place in places if isinstance(place, dict) for name in names]
+    return [text for text in found if isinstance(text, str)]
 
 
 def code_of(value: object) -> str:
@@ -340,6 +361,7 @@ def described(quirks: ProviderQuirks, **fields: Any) -> ProviderDescriptor:
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
 CODES = ["invalid_grant", "invalid_client", "access_denied", "temporarily_unavailable", "slow_down"]
 THEIR_CODES = ["bad_refresh_token", "190", "40001", "user_denied", "Invalid refresh token", "1e400"]
+DEAD_WORDS = "The token IS dead."
 REFUSALS = [*["invalid_grant"] * 6, *CODES, *THEIR_CODES, 190, 40001]
 ERROR_PLACES = [
     "error",
@@ -361,8 +383,13 @@ QUIRKS = st.builds(
     param_names=st.sampled_from([{}, {"client_id": "client_key"}, {"refresh_token": "rt", "scope": None}]),
     plain_basic=st.booleans(),
     revoke_access_token=st.booleans(),
-    error_codes=st.dictionaries(st.sampled_from(THEIR_CODES) | TEXTS, st.sampled_from(CODES), max_size=3),
+    error_codes=st.dictionaries(
+        st.sampled_from(THEIR_CODES) | st.from_regex(r"[!#-\[\]-~]{2,12}", fullmatch=True),
+        st.sampled_from(CODES),
+        max_size=3,
+    ),
     error_paths=st.lists(st.sampled_from(ERROR_PLACES), max_size=3),
+    dead_refresh_texts=st.lists(st.just("is dead"), max_size=1),
     token_path=st.sampled_from(TOKEN_PATHS),
     expiry=st.builds(
         ExpiryRule,
@@ -395,7 +422,9 @@ VALUES = st.recursive(
     | st.integers()
     | st.floats()
     | st.text(max_size=12)
-    | st.sampled_from([*ODD_NUMBERS, *ODD_TIMES, *CODES, *THEIR_CODES, "", "0", "\r\nX: 1", "a,b+c d"]),
+    | st.sampled_from(
+        [*ODD_NUMBERS, *ODD_TIMES, *CODES, *THEIR_CODES, DEAD_WORDS, "", "0", "\r\nX: 1", "a,b+c d"]
+    ),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )
@@ -410,7 +439,7 @@ LEAN = {"access_token": "new-acc3ss-token"}
 MEMBERS = st.sampled_from(
     [*GOOD, "id_token", "error", "ok", "scopes", "extra", *EXPIRY_MEMBERS, *BROUGHT]
 ) | (
-    st.sampled_from(["refresh_token_expires_in", "refresh_expires_in", "error_description"])
+    st.sampled_from(["refresh_token_expires_in", "refresh_expires_in", "error_description", "message"])
     | st.sampled_from(["data", "body", "authed_user", "tokens", "errors", "errcode", "status"])
 )
 HEADERS = st.fixed_dictionaries(
@@ -449,7 +478,8 @@ def payloads(draw: st.DrawFn, quirks: ProviderQuirks) -> dict[str, Any]:
     changes = st.dictionaries(MEMBERS, VALUES, max_size=3)
     place = draw(st.sampled_from(["error", *quirks.error_paths]))
     if draw(st.integers(0, 2)) == 0:  # a plain refusal, more likely than not of the grant
-        return {**draw(st.just({}) | changes), **placed(place, draw(st.sampled_from(REFUSALS)))}
+        words = draw(st.sampled_from([{}, {}, {"message": DEAD_WORDS}]))
+        return {**draw(st.just({}) | changes), **words, **placed(place, draw(st.sampled_from(REFUSALS)))}
     token = {**draw(st.sampled_from([GOOD, GOOD, LEAN, {}])), **draw(changes)}
     outer = wrapped(token, quirks) if draw(st.integers(0, 4)) else token
     if draw(st.booleans()):
@@ -479,6 +509,8 @@ def bodies(draw: st.DrawFn, quirks: ProviderQuirks) -> bytes:
         text = text.replace("3600", "9" * draw(st.sampled_from([400, 4300, 5000])))
     if kind == 6:
         text = text.replace("3600", "[" * 1500 + "]" * 1500)
+    if kind == 7:
+        text = f"[{text}]" if draw(st.booleans()) else f"[{text}, {json.dumps(draw(VALUES))}]"
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -519,18 +551,23 @@ def bounded(max_examples: int) -> settings:
     )
 
 
+CUT = b'{"access_token": "new-acc3ss-token", "refresh_token": "new-r3fresh-token"'
+
+
 @bounded(400)
 @given(cases())
+@example(Case(described(ProviderQuirks()), HttpResponse(200, {"Content-Type": FORM}, CUT), {}))
 def test_any_answer_of_any_provider_is_survived_by_every_flow(case: Case) -> None:
     """Nothing but a BrokerError or a usable record leaves any flow, and no refresh token is lost.
 
-    Precisely: a 2xx answer that is a JSON object or a form, and holds usable text as ``refresh_token`` among
-    the members of its token (after ``token_path``), leaves the store with that refresh token, whatever else
-    it says and whether or not the rest can be used. So does one that cannot be parsed, if that member is
-    whole. After any other answer the store holds the old refresh token, and it is presented again an hour
-    later; but a renewal that is refused with a code that means ``invalid_grant`` here, at a status that is
-    neither a redirect nor an outage, leaves a tombstone. No other error leaves one, and no login, service
-    token or revocation that failed changes the stored grant. Errors show no secret, and can be pickled.
+    Precisely: a 2xx answer that is a JSON object, a list of one, or a form, and holds usable text as
+    ``refresh_token`` among the members of its token (after ``token_path``), leaves the store with that
+    refresh token, whatever else it says and whether or not the rest can be used. So does one that cannot be
+    parsed, if that member is whole. After any other answer the store holds the old refresh token, and it is
+    presented again an hour later; but a renewal that is refused with a code, or in words, that mean
+    ``invalid_grant`` here, at a status that is neither a redirect nor an outage, leaves a tombstone. No other
+    error leaves one, and no login, service token or revocation that failed changes the stored grant. Errors
+    show no secret, and can be pickled.
     """
     check_in_memory(case)
 

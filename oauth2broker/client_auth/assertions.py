@@ -155,6 +155,12 @@ def _private_key(plain: str, algorithm: str) -> tuple[Any, dict[str, str]] | Con
         key: Any = PyJWK(members, algorithm).key
         if isinstance(members.get("kid"), str):
             stated["kid"] = members["kid"]
+    elif "-----BEGIN OPENSSH" in plain:
+        return ConfigError("the key is in OpenSSH's own format; give it as PEM (PKCS #8)")
+    elif "-----BEGIN" in plain and "PRIVATE KEY-----" not in plain:
+        return ConfigError(
+            f"{algorithm} needs the private half of a key, not its public half or a certificate"
+        )
     elif "-----BEGIN" in plain:
         try:
             key = load_pem_private_key(plain.encode(), password=None)

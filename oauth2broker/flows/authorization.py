@@ -21,18 +21,13 @@ from oauth2broker.ids import PrincipalId, TenantId
 from oauth2broker.issued import build_record, read_subject
 from oauth2broker.obs import RefreshResult
 from oauth2broker.payloads import read_extra
-from oauth2broker.provider.descriptor import ProviderDescriptor
+from oauth2broker.provider.descriptor import SET_BY_THE_BROKER, ProviderDescriptor
 from oauth2broker.provider.kinds import PkceSupport
 from oauth2broker.quoting import safe_text
 from oauth2broker.records import LONG_AGO, TokenRecord, checked_text
 from oauth2broker.scopes import ScopeSet
 from oauth2broker.secret import TokenSecret
 from oauth2broker.urls import checked_redirect_uri
-
-_OURS = frozenset(
-    {"response_type", "client_id", "redirect_uri", "scope", "resource", "state"}
-    | {"code_challenge", "code_challenge_method"}
-)
 
 
 class AuthorizationFlow:
@@ -212,7 +207,7 @@ def _joined(
         for name, value in extras.items():
             if not oauth.is_form({name: value}):
                 raise ConfigError(f"{source} maps strings to strings")
-            if name in _OURS or name in ours:
+            if name in SET_BY_THE_BROKER or name in ours:
                 raise ConfigError(f"{source} may not override {name}")
             params[name] = value
     return params

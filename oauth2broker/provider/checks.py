@@ -15,6 +15,8 @@ Kind = TypeVar("Kind", bound=StrEnum)
 LONGEST = timedelta(days=3650)
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.1
 _FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+_ERROR_CODE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 appendix A.7, and no novels
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SET_BY_US = frozenset({"authorization", "content-length", "content-type", "host", "transfer-encoding"})
 
 
@@ -28,8 +30,8 @@ def checked_member(name: str, kind: type[Kind], value: str) -> Kind:
 def checked_texts(name: str, items: Mapping[str, str] | None) -> Mapping[str, str]:
     """Give a mapping of strings to strings."""
     for value in checked_mapping(name, items).values():
-        if not isinstance(value, str):
-            raise ConfigError(f"{name} maps strings to strings")
+        if not is_text(value):
+            raise ConfigError(f"{name} maps strings to strings, which hold no surrogates")
     return FrozenMapping(items)
 
 
@@ -39,9 +41,19 @@ def checked_mapping(name: str, items: Mapping[str, object] | None) -> Mapping[st
         return {}
     if not isinstance(items, Mapping):
         raise ConfigError(f"{name} is a mapping of strings")
-    if not all(isinstance(key, str) for key in items):
-        raise ConfigError(f"{name} maps strings to strings")
+    if not all(map(is_text, items)):
+        raise ConfigError(f"{name} maps strings to strings, which hold no surrogates")
     return items
+
+
+def is_text(value: object) -> bool:
+    """Whether ``value`` is a string that can be sent: surrogates have no encoding."""
+    return isinstance(value, str) and _SURROGATE.search(value) is None
+
+
+def is_error_code(text: str) -> bool:
+    """Whether an answer's code can be ``text`` (RFC 6749 appendix A.7); a zero says that all is well."""
+    return _ERROR_CODE.fullmatch(text) is not None and text == text.strip() and text != "0"
 
 
 def checked_names(name: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -77,9 +89,14 @@ def checked_duration(name: str, value: timedelta | None) -> timedelta | None:
 
 def checked_headers(name: str, headers: Mapping[str, str] | None) -> Mapping[str, str]:
     """Give headers that may join every request (RFC 9110 section 5)."""
-    for header, value in checked_texts(name, headers).items():
+    found = checked_texts(name, headers)
+    if len({header.lower() for header in found}) < len(found):
+        raise ConfigError(
+            f"{name} holds a header twice: in their names capitals are as good as small letters"
+        )
+    for header, value in found.items():
         if not _FIELD_NAME.fullmatch(header) or not _FIELD_VALUE.fullmatch(value):
             raise ConfigError(f"{name} holds a header that cannot be sent: {header!r:.80}")
         if header.lower() in _SET_BY_US:
             raise ConfigError(f"{name} may not set {header}: it is made for each request")
-    return FrozenMapping(headers)
+    return found

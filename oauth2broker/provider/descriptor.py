@@ -35,6 +35,10 @@ _OAUTHS_OWN = frozenset(
     {"response_type", "client_id", "client_secret", "redirect_uri", "scope", "state", "code", "grant_type"}
     | {"code_challenge", "code_challenge_method", "code_verifier", "refresh_token"}
 )
+SET_BY_THE_BROKER = frozenset(  # in authorization requests
+    {"response_type", "client_id", "redirect_uri", "scope", "resource", "state"}
+    | {"code_challenge", "code_challenge_method"}
+)
 if TYPE_CHECKING:
     from oauth2broker.transports.base import TokenHttpClient
 
@@ -146,7 +150,7 @@ class ProviderDescriptor(KeptByFields):
         put(self, "pkce", checked_member("pkce", PkceSupport, pkce))
         put(self, "scope_delimiter", _delimiter(scope_delimiter))
         put(self, "resource_param", _resource_param(resource_param))
-        put(self, "authorization_params", checked_texts("authorization_params", authorization_params))
+        put(self, "authorization_params", _extras(authorization_params))
         put(self, "token_params", checked_texts("token_params", token_params))
         put(self, "grant_params", _by_grant(grant_params))
         put(self, "token_headers", checked_headers("token_headers", token_headers))
@@ -163,8 +167,14 @@ class ProviderDescriptor(KeptByFields):
             raise ConfigError("the authorization_code grant needs an authorization_endpoint")
         if self.iss_required and self.issuer is None:
             raise ConfigError("iss_required needs an issuer to compare with")
+        if self.pkce is PkceSupport.REQUIRED and None in self._pkce_names():
+            raise ConfigError("pkce is required, so param_names may not leave out a parameter of it")
         if self.client_auth is None and self.client_auth_also:
             raise ConfigError("client_auth_also needs a client_auth, the method that is preferred")
+
+    def _pkce_names(self) -> set[str | None]:
+        ours = ("code_challenge", "code_challenge_method", "code_verifier")
+        return {self.quirks.param_names.get(name, name) for name in ours}
 
     @classmethod
     def discover(
@@ -223,6 +233,13 @@ def _grants(grants: Iterable[str]) -> frozenset[GrantType]:
 
 def _url(name: str, url: str | None) -> str | None:
     return None if url is None else checked_endpoint(name, url)
+
+
+def _extras(params: Mapping[str, str] | None) -> Mapping[str, str]:
+    found = checked_texts("authorization_params", params)
+    for name in sorted(SET_BY_THE_BROKER & found.keys()):
+        raise ConfigError(f"authorization_params may not override {name}, which the broker sets")
+    return found
 
 
 def _resource_param(name: str | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from oauth2broker.errors import ConfigError
 from oauth2broker.frozen import FrozenMapping, KeptByFields
@@ -15,6 +16,8 @@ from oauth2broker.provider.checks import (
     checked_path,
     checked_texts,
     checked_token,
+    is_error_code,
+    is_text,
 )
 from oauth2broker.provider.strategy import STANDARD_ERRORS
 from oauth2broker.records import checked_text
@@ -23,6 +26,20 @@ _NOT_FROM_CALLBACKS = frozenset(
     {"access_token", "refresh_token", "id_token", "token_type", "expires_in", "error", "code", "state"}
     | {"refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in"}
 )
+_SENT_TOGETHER = (  # RFC 6749 sections 4.1.1, 4.1.3 and 6, RFC 7636 section 4
+    {
+        "response_type",
+        "client_id",
+        "redirect_uri",
+        "scope",
+        "state",
+        "code_challenge",
+        "code_challenge_method",
+    },
+    {"grant_type", "client_id", "client_secret", "code", "redirect_uri", "code_verifier"},
+    {"grant_type", "client_id", "client_secret", "refresh_token", "scope"},
+)
+_INDISPENSABLE = ("state", "code", "refresh_token")
 _OF_REVOCATION = frozenset({"invalid_token", "unsupported_token_type"})  # RFC 7009 section 2.2.1
 
 
@@ -38,8 +55,9 @@ class ExpiryRule(KeptByFields):
     """Where an answer says until when its access token works.
 
     ``member`` holds a lifetime in ``unit``, or, if ``absolute``, an instant: since 1970 in ``unit``, or in
-    ISO 8601. ``zero_is_never``: 0 means that the token does not expire, also where a default is described.
-    An answer without the member is read as RFC 6749 section 5.1 says. Raises :class:`ConfigError`.
+    ISO 8601; one that has passed says no more than a lifetime that is not positive. ``zero_is_never``: 0
+    means that the token does not expire, also where a default is described. An answer without the member is
+    read as RFC 6749 section 5.1 says. Raises :class:`ConfigError`.
     """
 
     member: str
@@ -75,8 +93,8 @@ class ProviderQuirks(KeptByFields):
     whether an answer means a dead grant, a wrong client or an outage; it also holds for callbacks.
     ``error_paths`` say where a code sits besides ``error``, most telling first; one found in an answer
     without an access token is an error whatever the status. ``dead_refresh_texts`` are pieces of
-    descriptions, in any case, by which a refused renewal tells a dead refresh token from what else goes by
-    that code.
+    descriptions, in any case, by which a renewal that brought no token tells a dead refresh token from what
+    else goes by that code, or by none.
 
     Answers: ``token_path`` leads to the members of the token. ``expiry`` is an :class:`ExpiryRule`.
     ``scope_member`` names the granted scope. ``token_type`` stands for the one that is stated.
@@ -152,15 +170,29 @@ class ProviderQuirks(KeptByFields):
 
 
 def _renamed(names: Mapping[str, str | None] | None) -> Mapping[str, str | None]:
-    for theirs in checked_mapping("param_names", names).values():
-        if theirs is not None and (not isinstance(theirs, str) or not theirs):
+    found: Mapping[str, Any] = checked_mapping("param_names", names)
+    for theirs in found.values():
+        if theirs is not None and not (is_text(theirs) and theirs):
             raise ConfigError("param_names maps a parameter to its name here, or to None to leave it out")
+    for ours in _INDISPENSABLE:
+        if found.get(ours, ours) is None:
+            raise ConfigError(f"param_names may not leave out {ours}, without which nothing can be asked for")
+    for request in _SENT_TOGETHER:
+        sent = [theirs for ours in request if (theirs := found.get(ours, ours)) is not None]
+        for name in sent:
+            if sent.count(name) > 1:
+                raise ConfigError(f"param_names calls two parameters of one request {name!r:.80}")
     return FrozenMapping(names)
 
 
 def _meant(codes: Mapping[str, str] | None) -> Mapping[str, str]:
     found = checked_texts("error_codes", codes)
-    for meaning in found.values():
+    for code, meaning in found.items():
+        if not is_error_code(code):
+            raise ConfigError(
+                f"error_codes: no answer has the code {code!r:.80}; codes are 1 to 64 characters of ASCII, "
+                "without quotes, backslashes and spaces around them, and not 0"
+            )
         if meaning not in STANDARD_ERRORS | _OF_REVOCATION:
             raise ConfigError(f"error_codes maps to codes of the RFCs, of which {meaning!r:.80} is none")
     return found

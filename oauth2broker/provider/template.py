@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from oauth2broker.errors import ConfigError
 from oauth2broker.frozen import FrozenMapping
+from oauth2broker.ids import MAX_LENGTH
 from oauth2broker.provider.checks import checked_member, checked_names, checked_texts
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.provider.quirks import ExpiryRule, ProviderQuirks
@@ -45,7 +46,7 @@ class ProviderTemplate:
     ``variables`` maps each variable to its :class:`VariableKind`, ``defaults`` some to a value. ``fields``
     are the arguments of :class:`ProviderDescriptor`. The descriptor's id is ``id`` and, with colons between,
     what names the place. Raises :class:`ConfigError` for a variable that is not declared, that nothing uses,
-    or that stands in a URL where its kind does not fit.
+    or that stands in a URL where its kind does not fit, and for fields that no value would make right.
     """
 
     __slots__ = ("_fields", "defaults", "id", "variables")
@@ -81,6 +82,10 @@ class ProviderTemplate:
         for field, url in fields.items():
             if isinstance(url, str) and (field.endswith("_endpoint") or field == "issuer"):
                 _require_places_that_fit(field, url, self.variables)
+        for name in ("token_endpoint", "grants"):
+            if name not in fields:
+                raise ConfigError(f"template {id}: {name} is missing")
+        self._fill({name: _SAMPLES[kind] for name, kind in self.variables.items()} | {**self.defaults})
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("a ProviderTemplate cannot be changed")
@@ -98,6 +103,9 @@ class ProviderTemplate:
         given = {**self.defaults, **values}
         for name in sorted(self.variables.keys() - given.keys()):
             raise ConfigError(f"template {self.id} needs a value for {name} ({self.variables[name]})")
+        return self._fill(given)
+
+    def _fill(self, given: Mapping[str, str]) -> ProviderDescriptor:
         checked = {name: _checked(name, kind, given[name]) for name, kind in self.variables.items()}
         return ProviderDescriptor(id=self._id(checked), **_filled(self._fields, checked))
 
@@ -106,8 +114,14 @@ class ProviderTemplate:
 
     def _id(self, values: Mapping[str, str]) -> str:
         """Give an id that no other values have: each has its place, also one that is left out."""
-        names = [self._name(name, values[name]) for name, kind in self.variables.items() if kind in _NAMING]
-        return ":".join([self.id, *names]).rstrip(":")
+        naming = [name for name, kind in self.variables.items() if kind in _NAMING]
+        found = ":".join([self.id, *(self._name(name, values[name]) for name in naming)]).rstrip(":")
+        if len(found) > MAX_LENGTH:
+            raise ConfigError(
+                f"template {self.id}: {' and '.join(naming) or 'the id'} must be shorter; they make an id of "
+                f"{len(found)} characters, and {MAX_LENGTH} is the most"
+            )
+        return found
 
     def _name(self, name: str, value: str) -> str:
         """Give what the variable adds to the descriptor's id."""
@@ -117,6 +131,14 @@ class ProviderTemplate:
         return value.removeprefix("https://").replace(":", "%3A")
 
 
+_SAMPLES: Mapping[VariableKind, str] = {
+    VariableKind.HOST: "sample.example",
+    VariableKind.LABEL: "sample",
+    VariableKind.SEGMENT: "sample",
+    VariableKind.BASE_URL: "https://sample.example",
+    VariableKind.VERSION: "1",
+    VariableKind.TEXT: "sample",
+}
 _NAMING = frozenset(VariableKind) - {VariableKind.VERSION, VariableKind.TEXT}
 _HOST_KINDS = frozenset({VariableKind.HOST, VariableKind.LABEL})
 _PATH_KINDS = frozenset({VariableKind.SEGMENT, VariableKind.LABEL, VariableKind.VERSION})

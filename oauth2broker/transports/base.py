@@ -17,6 +17,7 @@ from oauth2broker.provider.strategy import ProviderStrategy
 
 MAX_RETRY_AFTER = 3600.0
 _ALLOCATED = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out for global unicast so far
+_DOCUMENTATION = ipaddress.ip_network("3fff::/20")  # RFC 9637, which older Pythons do not know
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052 section 2.1
 
 
@@ -147,7 +148,7 @@ def is_public_address(address: str) -> bool:
         carried = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
     if carried is not None:
         return is_public_address(str(carried))
-    return found in _ALLOCATED and found.is_global
+    return found in _ALLOCATED and found not in _DOCUMENTATION and found.is_global
 
 
 def require_public(host: str, addresses: list[str]) -> None:

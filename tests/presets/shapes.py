@@ -375,7 +375,7 @@ LOGINS: dict[str, Login] = {
     ),
     "facebook": Login(
         "facebook",
-        code_post(f"{META}/oauth/access_token", pkce=False),
+        code_post(f"{META}/oauth/access_token"),
         alone(token_type="bearer", expires_in=5000),
         Kept(refresh=A1, lasts=5000),
         Want(
@@ -389,9 +389,22 @@ LOGINS: dict[str, Login] = {
         scope="email public_profile",
         asks={"scope": "email,public_profile"},
     ),
+    "facebook_of_old": Login(
+        "facebook",
+        code_post(f"{META}/oauth/access_token"),
+        Answer(f"access_token={A1}&expires=5180000", content_type="text/plain; charset=UTF-8"),
+        Kept(refresh=A1, lasts=5180000),
+        Want(
+            f"{META}/oauth/access_token",
+            {"grant_type": "fb_exchange_token", "fb_exchange_token": A1, **POST},
+        ),
+        alone(A2, expires_in=60 * DAY),
+        Kept(A2, A2, 60 * DAY),
+        Want(f"{META}/me/permissions", {"access_token": A2}, None, "query", "DELETE"),
+    ),
     "facebook_without_expiry": Login(
         "facebook",
-        code_post(f"{META}/oauth/access_token", pkce=False),
+        code_post(f"{META}/oauth/access_token"),
         Answer(f"access_token={A1}&token_type=bearer", content_type="application/x-www-form-urlencoded"),
         Kept(refresh=A1),
         revoked=Want(f"{META}/me/permissions", {"access_token": A1}, None, "query", "DELETE"),
