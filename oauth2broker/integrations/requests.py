@@ -7,7 +7,7 @@ import copy
 import hashlib
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
@@ -20,11 +20,12 @@ from oauth2broker.errors import BrokerError, ConfigError
 from oauth2broker.flows.broker import Broker
 from oauth2broker.flows.request import CachedTokenRequest
 from oauth2broker.grants import GrantType
-from oauth2broker.integrations.redirects import leads_elsewhere, leave_behind
+from oauth2broker.integrations.redirects import Left, leads_elsewhere, leave_behind
 from oauth2broker.integrations.signed_calls import (
     LONGEST_REFUSAL,
     Origin,
     SignedCalls,
+    carries,
     checked_origin,
     missing_scope,
     origin_of,
@@ -34,6 +35,9 @@ from oauth2broker.records import TokenRecord
 _SIGNATURES_KEPT = 8
 _URL = ""  # where a signature has the URL among the headers
 _KEPT_BODIES = (bytes, bytearray, memoryview, str)
+_MADE_ANEW = ("headers", "url", "body", "_body_position")
+
+MakeAgain = Callable[[], PreparedRequest | None]
 
 
 class BrokerAuth(AuthBase):
@@ -42,8 +46,9 @@ class BrokerAuth(AuthBase):
     Each request gets the token that ``broker`` has for ``request`` (a :class:`CachedTokenRequest`) at that
     moment. ``grant`` says whose it is: the user's, or with ``client_credentials`` the client's own. When the
     API answers 401, the token is rejected and the request is sent once more with another, if its body can be
-    sent again. On a redirect to another origin, the token stays behind. ``signer`` is a
-    :class:`RequestSigner` for prepared requests; None puts the token where the provider's API wants it.
+    sent again. On a redirect to another origin, the token stays behind; where it would go along in the body
+    or the URL, following one is a :class:`ConfigError`. ``signer`` is a :class:`RequestSigner` for prepared
+    requests; None puts the token where the provider's API wants it.
 
     A request raises what the broker raises, and nothing is sent then: :class:`AuthorizationRequiredError`,
     :class:`InvalidGrantError` or :class:`RevokedError` when the user must authorize again,
@@ -63,6 +68,13 @@ class BrokerAuth(AuthBase):
         self._calls = SignedCalls(broker, request, grant, signer)
 
     def __call__(self, prepared: PreparedRequest) -> PreparedRequest:
+        return self.sign(prepared)
+
+    def sign(self, prepared: PreparedRequest, again: MakeAgain | None = None) -> PreparedRequest:
+        """Sign ``prepared``. ``again`` makes that request anew, unsigned, to be sent with another token.
+
+        It is for requests that carry the token in other places, too; None from it: that cannot be done.
+        """
         origin = checked_origin(prepared.url or "")
         record = self._calls.record()
         hooks = _hooks_on(prepared)
@@ -70,7 +82,7 @@ class BrokerAuth(AuthBase):
         for watch in watches:  # it was signed before
             watch.withdraw(prepared)
         mine = next((watch for watch in watches if watch.serves(self._calls, origin)), None)
-        mine = mine or _Watch(self._calls, origin)
+        mine = mine or _Watch(self._calls, origin, again and _Made.of(prepared, again))
         others = [hook for hook in hooks if not isinstance(hook, _Watch)]
         prepared.hooks = {**(prepared.hooks or {}), "response": [mine, *others]}  # its copies keep theirs
         mine.sign(prepared, record)
@@ -80,6 +92,25 @@ class BrokerAuth(AuthBase):
 def _hooks_on(prepared: PreparedRequest) -> list[Any]:
     found: Any = (prepared.hooks or {}).get("response") or []
     return [found] if callable(found) else list(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A request before it was signed, and what makes it anew."""
+
+    method: str | None
+    url: str | None = field(repr=False)
+    body: Any = field(repr=False)
+    again: MakeAgain
+
+    @classmethod
+    def of(cls, prepared: PreparedRequest, again: MakeAgain) -> _Made:
+        return cls(prepared.method, prepared.url, prepared.body, again)
+
+    def is_it(self, unsigned: PreparedRequest) -> bool:
+        """Whether this is it, and not what a redirect made of it."""
+        same = (unsigned.method, unsigned.url) == (self.method, self.url)
+        return same and unsigned.body is self.body
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +155,10 @@ class _Watch:
     carries a signature made here.
     """
 
-    def __init__(self, calls: SignedCalls, origin: Origin) -> None:
+    def __init__(self, calls: SignedCalls, origin: Origin, made: _Made | None = None) -> None:
         self._calls = calls
         self._origin = origin
+        self._made = made
         self._signatures: list[_Signature] = []  # the latest first
         self._requests: weakref.WeakKeyDictionary[PreparedRequest, None] = weakref.WeakKeyDictionary()
 
@@ -140,6 +172,7 @@ class _Watch:
     def __call__(self, response: Response, **kwargs: Any) -> Response:
         signature = self._signature_on(response.request)
         if signature is None:
+            self._mind_redirect(response, ())
             return response
         if response.status_code == 401:
             response, signature = self._answer_to_refusal(response, signature, kwargs)
@@ -147,24 +180,36 @@ class _Watch:
             self._calls.note_accepted(signature.record)
         if response.status_code == 403:
             _require_scope(response, signature.record, stream=bool(kwargs.get("stream")))
-        self._mind_redirect(response, signature)
+        self._mind_redirect(response, signature.names)
         return response
 
-    def _mind_redirect(self, response: Response, signature: _Signature) -> None:
+    def _mind_redirect(self, response: Response, names: tuple[str, ...]) -> None:
         """Have what ``requests`` copies to follow ``response`` carry the token within the origin only.
 
-        That need not be the request that was sent: adapters may send a copy of theirs.
+        ``names`` are the headers that were signed. What is copied need not be the request that was sent:
+        adapters may send a copy of theirs.
         """
         known = [each for ref in self._requests.keyrefs() if (each := ref()) is not None]
-        names: tuple[str, ...] = ()
+        left: Left = ()
         if response.is_redirect:
             location = response.headers["Location"]
             if leads_elsewhere(response.url, location, self._origin, requote_uri):
-                names = signature.names
+                left = self._left_behind(response, names)
         elif not any("copy" in vars(each) for each in (response.request, *known)):
             return
         for each in {response.request, *known}:
-            leave_behind(each, names, self._note)
+            leave_behind(each, left, self._note)
+
+    def _left_behind(self, response: Response, names: tuple[str, ...]) -> Left:
+        """Give ``names`` and other headers with a token; None when it is in the next URL or body."""
+        request = response.request
+        keeps_body = response.status_code in (307, 308)
+        if self._carries(response.headers["Location"]) or (keeps_body and self._carries(request.body)):
+            return None
+        return (*names, *(name for name, value in request.headers.items() if self._carries(value)))
+
+    def _carries(self, sent: object) -> bool:
+        return any(carries(sent, each.record.access_token) for each in self._signatures)
 
     def _note(self, request: PreparedRequest) -> None:
         self._requests[request] = None
@@ -203,9 +248,11 @@ class _Watch:
             if record is None or adapter is None or not _rewind(request):
                 return refused, signature
             other = self._sign_again(refused, signature, record)
-        except BrokerError:
+        except Exception:
             refused.close()
             raise
+        if other is None:
+            return refused, signature
         _let_go(refused)
         _take_cookies(request, refused)
         begun = time.perf_counter()
@@ -218,18 +265,32 @@ class _Watch:
             self._calls.note_accepted(record, retried=True)
         return response, other
 
-    def _sign_again(self, refused: Response, signature: _Signature, record: TokenRecord) -> _Signature:
+    def _sign_again(self, refused: Response, signature: _Signature, record: TokenRecord) -> _Signature | None:
         """Replace the token on the request itself, which a redirect copies; ``refused`` keeps what was sent.
 
-        Signs a copy first, so that no failure leaves a request without a token behind.
+        Signs a copy first, so that no failure leaves a request without a token behind. None when the refused
+        token would go along.
         """
         request = refused.request
-        renewed = PreparedRequest.copy(request)
-        signature.undo(renewed)
+        renewed = self._unsigned(request, signature)
+        if renewed is None:
+            return None
         other = self.sign(renewed, record)
         refused.request = PreparedRequest.copy(request)
-        request.headers, request.url = renewed.headers, renewed.url
+        for name in _MADE_ANEW:
+            setattr(request, name, getattr(renewed, name))
         return other
+
+    def _unsigned(self, request: PreparedRequest, signature: _Signature) -> PreparedRequest | None:
+        """Give what was signed: made anew if it can be, because it has the token in other places, too."""
+        found = PreparedRequest.copy(request)
+        signature.undo(found)
+        if self._made is None:
+            return found
+        if self._made.is_it(found):
+            return self._made.again()
+        token = signature.record.access_token  # a redirect made another request of it
+        return None if carries(found.url, token) or carries(found.body, token) else found
 
 
 class _NoWatch:
