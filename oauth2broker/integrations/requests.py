@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import hashlib
 import time
 import weakref
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, cast
 
@@ -16,11 +13,12 @@ from requests import PreparedRequest, RequestException, Response, cookies as coo
 from requests.auth import AuthBase
 from requests.utils import requote_uri, rewind_body
 
-from oauth2broker.errors import BrokerError, ConfigError
+from oauth2broker.errors import BrokerError
 from oauth2broker.flows.broker import Broker
 from oauth2broker.flows.request import CachedTokenRequest
 from oauth2broker.grants import GrantType
 from oauth2broker.integrations.redirects import Left, leads_elsewhere, leave_behind
+from oauth2broker.integrations.signatures import Made, MakeAgain, Signature, signed_by
 from oauth2broker.integrations.signed_calls import (
     LONGEST_REFUSAL,
     Origin,
@@ -28,16 +26,12 @@ from oauth2broker.integrations.signed_calls import (
     carries,
     checked_origin,
     missing_scope,
-    origin_of,
 )
 from oauth2broker.records import TokenRecord
 
 _SIGNATURES_KEPT = 8
-_URL = ""  # where a signature has the URL among the headers
 _KEPT_BODIES = (bytes, bytearray, memoryview, str)
 _MADE_ANEW = ("headers", "url", "body", "_body_position")
-
-MakeAgain = Callable[[], PreparedRequest | None]
 
 
 class BrokerAuth(AuthBase):
@@ -82,7 +76,7 @@ class BrokerAuth(AuthBase):
         for watch in watches:  # it was signed before
             watch.withdraw(prepared)
         mine = next((watch for watch in watches if watch.serves(self._calls, origin)), None)
-        mine = mine or _Watch(self._calls, origin, again and _Made.of(prepared, again))
+        mine = mine or _Watch(self._calls, origin, again and Made.of(prepared, again))
         others = [hook for hook in hooks if not isinstance(hook, _Watch)]
         prepared.hooks = {**(prepared.hooks or {}), "response": [mine, *others]}  # its copies keep theirs
         mine.sign(prepared, record)
@@ -94,60 +88,6 @@ def _hooks_on(prepared: PreparedRequest) -> list[Any]:
     return [found] if callable(found) else list(found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """A request before it was signed, and what makes it anew."""
-
-    method: str | None
-    url: str | None = field(repr=False)
-    body: Any = field(repr=False)
-    again: MakeAgain
-
-    @classmethod
-    def of(cls, prepared: PreparedRequest, again: MakeAgain) -> _Made:
-        return cls(prepared.method, prepared.url, prepared.body, again)
-
-    def is_it(self, unsigned: PreparedRequest) -> bool:
-        """Whether this is it, and not what a redirect made of it."""
-        same = (unsigned.method, unsigned.url) == (self.method, self.url)
-        return same and unsigned.body is self.body
-
-
-@dataclass(frozen=True, slots=True)
-class _Signature:
-    """What signing did to a request: which headers it set, and what was there before.
-
-    The token is kept as a hash, so that a look at the request tells whether it is still there.
-    """
-
-    record: TokenRecord
-    origin: Origin
-    marks: Mapping[str, bytes] = field(repr=False)
-    before: Mapping[str, Any] = field(repr=False)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The headers that were set."""
-        return tuple(name for name in self.marks if name != _URL)
-
-    def is_on(self, request: PreparedRequest) -> bool:
-        """Whether ``request`` carries it, to where it may go."""
-        if not self.marks or origin_of(request.url or "") != self.origin:
-            return False
-        there = _visible(request)
-        return all(_hashed(there.get(name)) == mark for name, mark in self.marks.items())
-
-    def undo(self, request: PreparedRequest) -> None:
-        """Make ``request`` what it was before."""
-        for name in self.names:
-            request.headers.pop(name, None)
-        for name, value in self.before.items():
-            if name == _URL:
-                request.url = value
-            elif value is not None:
-                request.headers[name] = value
-
-
 class _Watch:
     """Signs one prepared request and watches over its responses, as a hook of ``requests``.
 
@@ -155,11 +95,11 @@ class _Watch:
     carries a signature made here.
     """
 
-    def __init__(self, calls: SignedCalls, origin: Origin, made: _Made | None = None) -> None:
+    def __init__(self, calls: SignedCalls, origin: Origin, made: Made | None = None) -> None:
         self._calls = calls
         self._origin = origin
         self._made = made
-        self._signatures: list[_Signature] = []  # the latest first
+        self._signatures: list[Signature] = []  # the latest first
         self._requests: weakref.WeakKeyDictionary[PreparedRequest, None] = weakref.WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -214,9 +154,9 @@ class _Watch:
     def _note(self, request: PreparedRequest) -> None:
         self._requests[request] = None
 
-    def sign(self, request: PreparedRequest, record: TokenRecord) -> _Signature:
+    def sign(self, request: PreparedRequest, record: TokenRecord) -> Signature:
         """Put the token of ``record`` on ``request``. Raises :class:`BrokerError`."""
-        found = _signed(self._calls.signer, request, record, self._origin)
+        found = signed_by(self._calls.signer, request, record, self._origin)
         if isinstance(found, BrokerError):
             raise found
         self._note(request)
@@ -234,12 +174,12 @@ class _Watch:
         if signature is not None:
             signature.undo(request)
 
-    def _signature_on(self, request: PreparedRequest) -> _Signature | None:
+    def _signature_on(self, request: PreparedRequest) -> Signature | None:
         return next((each for each in self._signatures if each.is_on(request)), None)
 
     def _answer_to_refusal(
-        self, refused: Response, signature: _Signature, kwargs: Mapping[str, Any]
-    ) -> tuple[Response, _Signature]:
+        self, refused: Response, signature: Signature, kwargs: Mapping[str, Any]
+    ) -> tuple[Response, Signature]:
         """Give the answer to the same request with another token, where there is one and it can be sent."""
         request = refused.request
         adapter = getattr(refused, "connection", None)  # not every adapter says that it was it
@@ -265,7 +205,7 @@ class _Watch:
             self._calls.note_accepted(record, retried=True)
         return response, other
 
-    def _sign_again(self, refused: Response, signature: _Signature, record: TokenRecord) -> _Signature | None:
+    def _sign_again(self, refused: Response, signature: Signature, record: TokenRecord) -> Signature | None:
         """Replace the token on the request itself, which a redirect copies; ``refused`` keeps what was sent.
 
         Signs a copy first, so that no failure leaves a request without a token behind. None when the refused
@@ -281,7 +221,7 @@ class _Watch:
             setattr(request, name, getattr(renewed, name))
         return other
 
-    def _unsigned(self, request: PreparedRequest, signature: _Signature) -> PreparedRequest | None:
+    def _unsigned(self, request: PreparedRequest, signature: Signature) -> PreparedRequest | None:
         """Give what was signed: made anew if it can be, because it has the token in other places, too."""
         found = PreparedRequest.copy(request)
         signature.undo(found)
@@ -298,64 +238,6 @@ class _NoWatch:
 
     def __call__(self, response: Response, **kwargs: Any) -> Response:
         return response
-
-
-def _signed(
-    signer: Any, request: PreparedRequest, record: TokenRecord, origin: Origin
-) -> _Signature | BrokerError:
-    """Let ``signer`` sign, and see what it did. Never raises: it holds the token in plain.
-
-    Headers that hold the token already are taken off before, to see whether the signer sets them.
-    """
-    before, body, token = _visible(request), request.body, record.access_token.expose()
-    held = {name: value for name, value in request.headers.items() if token in _text(value)}
-    for name in held:
-        del request.headers[name]
-    error = _attached(signer, request, record)
-    after = _visible(request)
-    for name, value in held.items():
-        request.headers.setdefault(name, value)
-    if error is not None:
-        return error
-    if request.body is not body or origin_of(request.url or "") != origin:
-        return ConfigError(
-            "the signer changed the request's body or origin: a token goes in a header or the URL"
-        )
-    lowered = {name.lower() for name in held}
-    changed = [name for name, value in after.items() if name in lowered or before.get(name) != value]
-    if not changed:
-        return ConfigError("the signer attached nothing to the request")
-    marks = {name: _hashed(after[name]) for name in changed}
-    kept = {name: before.get(name) for name in changed if before.get(name) != after[name]}
-    return _Signature(record, origin, marks, kept)
-
-
-def _attached(signer: Any, request: PreparedRequest, record: TokenRecord) -> BrokerError | None:
-    """Sign ``request`` itself; give what is wrong."""
-    try:
-        signed = signer.attach(request, record)
-    except BrokerError as raised:
-        return copy.copy(raised)  # without its traceback, whose frames may hold the token
-    except Exception as raised:  # noqa: BLE001 - a signer may raise anything
-        return ConfigError(f"the signer failed ({type(raised).__name__})")
-    if not isinstance(signed, PreparedRequest):
-        return ConfigError(f"the signer's attach must give a request, not {type(signed).__name__}")
-    if signed is not request:
-        vars(request).update(vars(signed))
-    return None
-
-
-def _visible(request: PreparedRequest) -> dict[str, Any]:
-    """Give what of ``request`` may carry a token: its headers by their names in lower case, and its URL."""
-    return {_URL: request.url, **{name.lower(): value for name, value in request.headers.items()}}
-
-
-def _text(value: object) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
-
-
-def _hashed(value: object) -> bytes:
-    return hashlib.sha256(_text(value).encode("utf-8", "surrogatepass")).digest()
 
 
 def _rewind(request: PreparedRequest) -> bool:
