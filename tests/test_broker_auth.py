@@ -1227,6 +1227,70 @@ def test_a_token_stays_behind_whatever_other_threads_see(
     assert [seen.token for seen in other.seen] == [None]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda token: {"data": {"text": "hello", "token": token}},
+        lambda token: {"data": f"<token>{token}</token>".encode()},
+        lambda token: {"data": bytearray(token, "ascii")},
+        lambda token: {"json": {"token": token}},
+        lambda token: {"data": {"token": token}, "files": {"f": b"hello"}},
+    ],
+)
+@pytest.mark.parametrize("token", ["a+b/c==", "abc-def_ghi.jkl~mno+pqr/stu=="])
+def test_a_body_that_carries_the_token_does_not_follow_a_redirect_to_another_origin(
+    token: str,
+    body: Callable[[str], dict[str, Any]],
+    api: Api,
+    other: Api,
+    broker: Broker,
+    auth: BrokerAuth,
+    session: requests.Session,
+) -> None:
+    """As it is or in a form; also after a redirect within the origin."""
+    broker.store.save(replace(stored(broker), access_token=TokenSecret(token)))
+    api.answers["/"] = redirect(307, "/next")
+    api.answers["/next"] = redirect(308, f"{other.url}/elsewhere")
+    with pytest.raises(ConfigError, match="not followed"):
+        session.post(f"{api.url}/", auth=auth, timeout=SECONDS, **body(token))
+    assert [seen.path for seen in api.seen] == ["/", "/next"]
+    assert other.connections == 0
+
+
+@pytest.mark.parametrize("written", [lambda url: url, lambda url: url.replace("_", "%5f")])
+def test_a_location_that_repeats_the_token_is_not_followed_to_another_origin(
+    written: Callable[[str], str],
+    api: Api,
+    other: Api,
+    broker: Broker,
+    auth: BrokerAuth,
+    session: requests.Session,
+) -> None:
+    """A server that copies the query, as it was or written otherwise; within the origin it may."""
+    broker.store.save(replace(stored(broker), access_token=TokenSecret("access_token_1")))
+    own = BrokerAuth(broker, USER_REQUEST, signer=QuerySigner())
+    api.answers["early"] = lambda seen: Answer(
+        307, {"Location": written(seen.path.replace("/", target, 1))}, before_body=True
+    )
+    target = f"{other.url}/elsewhere"
+    with pytest.raises(ConfigError, match="not followed"):
+        session.get(f"{api.url}/", auth=own, timeout=SECONDS)
+    answer = session.get(f"{api.url}/", auth=own, timeout=SECONDS, allow_redirects=False)
+    assert answer.headers["Location"].startswith(target)
+    assert other.connections == 0
+
+
+def test_a_body_without_the_token_follows_as_ever(
+    api: Api, other: Api, broker: Broker, auth: BrokerAuth, session: requests.Session
+) -> None:
+    """Also one in which a short token is part of a word; a file is not looked at."""
+    broker.store.save(replace(stored(broker), access_token=TokenSecret("el")))
+    api.answers["/"] = redirect(307, f"{other.url}/elsewhere")
+    for body in (b"hello", io.BytesIO(b"hello")):
+        session.post(f"{api.url}/", data=body, auth=auth, timeout=SECONDS)
+    assert [(seen.digest, seen.token) for seen in other.seen] == [(sha(b"hello"), None)] * 2
+
+
 # What callers do with requests and responses.
 
 

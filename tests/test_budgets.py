@@ -16,23 +16,31 @@ from hypothesis import given, settings, strategies as st
 
 from oauth2broker import (
     Allow,
+    BackendError,
     Broker,
     BrokerError,
     CachedTokenRequest,
+    CompareAndSwapOutcome,
     ConfigError,
     CoolDown,
     Delay,
+    DelayedError,
     FileStore,
     FolderTokenBucket,
     GrantType,
+    MemoryStore,
     ProviderId,
     RateLimitContext,
     RateLimitDecision,
     RateLimitPolicy,
     RetryDirective,
+    RotationPolicy,
     ScopeSet,
+    StoreKey,
     TenantId,
     TokenBucket,
+    TokenRecord,
+    TokenSecret,
     TransientError,
     TransportError,
 )
@@ -330,6 +338,16 @@ def test_the_wrapped_policy_decides_when_there_is_no_pause_and_learns_of_pauses(
     assert seconds_of(bucket.evaluate(after)) == 1.0
 
 
+def test_looking_again_minds_pauses_and_counts_nothing() -> None:
+    """Also those of a policy that is wrapped; one that does not care for pauses is not asked."""
+    inner = CoolDown(TokenBucket(1, SECOND))
+    policy = CoolDown(inner)
+    decisions = [policy.look_again(call()), policy.look_again(call()), policy.evaluate(call())]
+    assert [seconds_of(decision) for decision in decisions] == [None, None, None]
+    inner.hold_back(call(), RetryDirective(3))
+    assert seconds_of(policy.look_again(call())) == 3.0
+
+
 def test_a_shared_pause_that_cannot_be_written_holds_in_this_process(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -447,6 +465,105 @@ def test_a_token_that_still_works_is_served_while_its_renewal_is_delayed(
         with pytest.raises(TransientError) as caught:
             limited.refresh_access_token(USER_REQUEST.rejecting(record))
     assert caught.value.retry_after == 9.0
+    assert provider.token_calls == 0
+
+
+class MeanwhileStore(MemoryStore):
+    """Does ``meanwhile`` when an attempt has been written down; then fails if it ``breaks``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: Callable[[], object] | None = None
+        self.breaks = False
+        self.is_broken = False
+
+    def compare_and_swap_refresh(
+        self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
+    ) -> CompareAndSwapOutcome:
+        if self.is_broken:
+            raise BackendError("gone")
+        outcome = super().compare_and_swap_refresh(key, expected_refresh, replacement)
+        if self.meanwhile is not None and replacement.attempted_at is not None:
+            self.meanwhile()
+            self.is_broken = self.breaks
+        return outcome
+
+
+class Pausing:
+    """What a renewal meets that was allowed, and before which a pause begins for everybody."""
+
+    def __init__(self, provider: LoopbackProvider, clock: ManualClock, **more: Any) -> None:
+        self.policy = CoolDown(TokenBucket(3, timedelta(days=30)))
+        self.store = MeanwhileStore()
+        self.broker = Broker(
+            provider.descriptor(**more),
+            "demo-client",
+            "demo-secret",
+            store=self.store,
+            rate_limit=self.policy,
+            clock=clock,
+        )
+        self.record = log_in(self.broker, provider)
+        provider.clear()
+        clock.advance(7200)
+        self.store.meanwhile = lambda: self.policy.hold_back(call("bolt", at=clock()), RetryDirective(30))
+
+    def renew(self) -> TokenRecord:
+        return self.broker.refresh_access_token(USER_REQUEST)
+
+
+def test_a_pause_that_begins_when_a_call_was_allowed_already_holds_it_back(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """While a slow store writes down the attempt. The record is as it was, and the budget was asked once."""
+    given = Pausing(provider, clock)
+    with pytest.raises(DelayedError) as caught:
+        given.renew()
+    assert caught.value.retry_after == 30.0
+    assert given.store.fetch(given.record.key) == given.record
+    assert provider.token_calls == 0
+    given.store.meanwhile = None
+    clock.advance(1800)
+    assert given.renew() != given.record
+    assert provider.token_calls == 1
+
+
+def test_a_mark_that_cannot_be_taken_back_is_as_safe_as_any(
+    provider: LoopbackProvider, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller is told of the pause, and nothing was sent; who comes next waits for what was not."""
+    given = Pausing(provider, clock)
+    given.store.breaks = True
+    with pytest.raises(DelayedError):
+        given.renew()
+    assert "could not be noted" in caplog.text
+    given.store.is_broken, given.store.meanwhile = False, None
+    clock.advance(1800)
+    assert given.renew() != given.record
+    assert provider.token_calls == 1
+
+
+def test_without_a_mark_a_pause_is_looked_for_as_well(provider: LoopbackProvider, clock: ManualClock) -> None:
+    """At a provider that never rotates there is nothing to take back."""
+    given = Pausing(provider, clock, rotation=RotationPolicy.NEVER)
+    asked = iter([Allow(), Delay(RetryDirective(7))])
+    given.policy.look_again = lambda context: next(asked)  # type: ignore[method-assign]
+    given.renew()
+    with pytest.raises(DelayedError):
+        given.broker.refresh_access_token(USER_REQUEST.force_refresh())
+    assert provider.token_calls == 1
+
+
+@pytest.mark.parametrize("bad", [lambda context: 1 / 0, lambda context: None])
+def test_a_policy_that_fails_when_it_is_asked_again_is_a_mistake_that_calls_nobody(
+    bad: Any, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """ConfigError, and nothing is left in the record."""
+    given = Pausing(provider, clock)
+    given.policy.look_again = bad  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="rate limit policy failed"):
+        given.renew()
+    assert given.store.fetch(given.record.key) == given.record
     assert provider.token_calls == 0
 
 

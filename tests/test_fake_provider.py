@@ -6,7 +6,8 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -20,7 +21,9 @@ from oauth2broker import (
     AuthorizationError,
     Broker,
     CachedTokenRequest,
+    CallbackContext,
     ConfigError,
+    DelayedError,
     ExpiryRule,
     GrantType,
     InvalidClientError,
@@ -28,8 +31,10 @@ from oauth2broker import (
     PkceSupport,
     ProviderDescriptor,
     ProviderQuirks,
+    ProviderStrategy,
     RotationPolicy,
     StateMismatchError,
+    TokenBucket,
     TransientError,
     TransportError,
 )
@@ -334,7 +339,7 @@ def test_a_provider_without_refresh_tokens_issues_none(clock: FrozenClock) -> No
         assert fake.is_live(record.access_token.expose())
 
 
-NEED_MORE = {"shopify", "stripe_connect"}  # a signature, and an account
+NEED_MORE = {"stripe_connect"}  # an account
 ELSEWHERE = {
     "facebook": ("revocation", "https://graph.facebook.com/{}/me/permissions", "DELETE"),
     "github": ("revocation", "https://api.github.com/applications/client-id/token", "DELETE"),
@@ -376,6 +381,54 @@ def test_an_endpoint_of_a_strategy_is_added_in_one_line(clock: FrozenClock) -> N
     """Instagram renews and GitHub revokes at an address that is in no descriptor."""
     for name in ("instagram", "github"):
         play(presets.get(name), clock, ELSEWHERE[name])
+
+
+def test_a_provider_that_signs_its_callbacks_signs_them_for_its_client_only(clock: FrozenClock) -> None:
+    """Whatever else is in them; one with another secret is refused, and so is what a test forges."""
+    descriptor = presets.get("shopify", shop="acme")
+    with FakeProvider(descriptor, client_secret="hush", clock=clock) as fake:
+        app = Broker(descriptor, "client-id", "hush", clock=clock)
+        record = fake.log_in(app, "tenant-acme", "alice", callback_params={"host": "a/b c&d=é"})
+        assert record.extra["shop"] == "acme.myshopify.com"
+        for forged in ({"hmac": "0"}, {"shop": "bolt.myshopify.com"}):
+            with pytest.raises(AuthorizationError):
+                fake.log_in(app, "tenant-acme", "bob", callback_params=forged)
+        with pytest.raises(AuthorizationError, match="signature"):
+            fake.log_in(client_of(fake, clock), "tenant-acme", "alice")
+
+
+def test_a_strategy_of_ones_own_says_how_its_callbacks_are_signed(clock: FrozenClock) -> None:
+    """In the place that only tests ask; it sees the parameters of the callback."""
+
+    class Sealed(ProviderStrategy):
+        def sign_callback(self, callback: CallbackContext) -> Mapping[str, str]:
+            assert callback.client_secret is not None
+            return {"seal": f"{callback.client_secret.expose()} on {callback.params['code']}"}
+
+        def check_callback(self, callback: CallbackContext) -> None:
+            if callback.params.get("seal") != self.sign_callback(callback)["seal"]:
+                raise AuthorizationError("no seal")
+
+    with FakeProvider(described(strategy=Sealed()), clock=clock) as fake:
+        assert fake.is_live(log_in(fake, client_of(fake, clock)))
+
+
+def test_a_walk_with_a_budget_ends_at_once_by_a_frozen_clock(clock: FrozenClock) -> None:
+    """Without patience: what is delayed is in the report, and renewed by the next walk."""
+    budget = TokenBucket(3, timedelta(seconds=1))
+    with FakeProvider(clock=clock) as fake:
+        app = Broker(fake.descriptor, "client-id", "client-secret", clock=clock, rate_limit=budget)
+        for user in ("alice", "bob", "carol", "dave", "eve"):
+            fake.log_in(app, "tenant-acme", user)
+            clock.advance(1)
+        clock.advance(3000)
+        began = time.monotonic()
+        first = app.renew_due(within=timedelta(hours=1), jitter=timedelta(), patience=timedelta())
+        clock.advance(1)
+        second = app.renew_due(within=timedelta(hours=1), jitter=timedelta(), patience=timedelta())
+        assert time.monotonic() - began < 60
+    assert (first.renewed, second.renewed) == (3, 2)
+    assert {type(error) for error in first.errors.values()} == {DelayedError}
 
 
 # What is scripted.

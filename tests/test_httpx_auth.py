@@ -633,6 +633,77 @@ def test_a_redirect_that_the_caller_follows_carries_no_token(
         assert (seen_by(server, token), seen_by(other, token)) == ([True] * 3, [False])
 
 
+def in_the_body(request: httpx.Request, record: TokenRecord) -> httpx.Request:
+    form = {"text": "hello", "token": record.access_token.expose()}
+    return httpx.Request(request.method, request.url, data=form)
+
+
+def in_a_multipart_body(request: httpx.Request, record: TokenRecord) -> httpx.Request:
+    form = {"token": record.access_token.expose()}
+    return httpx.Request(request.method, request.url, data=form, files={"f": b"hello"})
+
+
+@pytest.mark.parametrize("status", [307, 308])
+@pytest.mark.parametrize("attach", [in_the_body, in_a_multipart_body])
+def test_a_body_that_carries_the_token_does_not_follow_a_redirect_to_another_origin(
+    status: int, attach: Callable[..., Any], broker: Broker, auth: HttpxBrokerAuth
+) -> None:
+    """Following is an error, by httpx or by the caller; who does not follow has the answer."""
+    signed = HttpxBrokerAuth(broker, USER_REQUEST, signer=Signer(attach))
+    with httpx.Client(trust_env=False) as web, SocketServer(scripted(lambda _: OK)) as other:
+        with SocketServer(redirecting("/here", other.url, other.url, status=status)) as server:
+            with pytest.raises(ConfigError, match="not followed"):
+                web.post(server.url, auth=signed, follow_redirects=True)
+            response = web.post(server.url, auth=signed)
+            assert (response.status_code, response.headers["Location"]) == (status, other.url)
+            assert response.next_request is not None
+            for each in (signed, None):
+                with pytest.raises(ConfigError, match="not followed"):
+                    web.send(response.next_request, auth=each)
+            web.close()
+        assert (len(server.requests), other.requests) == (3, [])
+
+
+def test_a_redirect_that_drops_the_body_is_followed(broker: Broker, auth: HttpxBrokerAuth) -> None:
+    """The token was in it, and stays behind with it."""
+    signed = HttpxBrokerAuth(broker, USER_REQUEST, signer=Signer(in_the_body))
+    with httpx.Client(trust_env=False, follow_redirects=True, auth=signed) as web:
+        with SocketServer(scripted(lambda _: OK)) as other, SocketServer(redirecting(other.url)) as server:
+            assert web.post(server.url).status_code == 200
+            web.close()
+        token = current(broker)
+        assert (seen_by(server, token), seen_by(other, token)) == ([True], [False])
+
+
+def test_a_location_that_repeats_the_token_is_not_followed_to_another_origin(
+    broker: Broker, auth: HttpxBrokerAuth
+) -> None:
+    """A server that copies the query into it."""
+    by_query = HttpxBrokerAuth(broker, USER_REQUEST, signer=QuerySigner())
+
+    def copying(request: Received) -> bytes:
+        return answer(302, b"", {"Location": f"{other.url}?{request.line.split(' ')[1].partition('?')[2]}"})
+
+    with httpx.Client(trust_env=False, follow_redirects=True, auth=by_query) as web:
+        with SocketServer(scripted(lambda _: OK)) as other, SocketServer(scripted(copying)) as server:
+            with pytest.raises(ConfigError, match="not followed"):
+                web.get(server.url)
+            web.close()
+        assert other.requests == []
+
+
+def test_a_copy_of_the_token_in_a_header_of_the_callers_stays_behind(
+    broker: Broker, auth: HttpxBrokerAuth
+) -> None:
+    """Whoever wrote it there."""
+    token = current(broker)
+    with httpx.Client(trust_env=False, follow_redirects=True, auth=auth) as web:
+        with SocketServer(scripted(lambda _: OK)) as other, SocketServer(redirecting(other.url)) as server:
+            assert web.get(server.url, headers={"X-Copy": f"token {token}"}).status_code == 200
+            web.close()
+    assert (seen_by(server, token), seen_by(other, token)) == ([True], [False])
+
+
 def test_a_token_refused_behind_a_redirect_is_replaced_there(
     broker: Broker, auth: HttpxBrokerAuth, provider: LoopbackProvider
 ) -> None:

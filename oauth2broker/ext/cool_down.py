@@ -48,13 +48,19 @@ class CoolDown:
 
     def evaluate(self, context: RateLimitContext) -> RateLimitDecision:
         """Delay while the provider's pause lasts; after that decide as the policy does."""
+        return self._pause(context) or (Allow() if self._policy is None else self._policy.evaluate(context))
+
+    def look_again(self, context: RateLimitContext) -> RateLimitDecision:
+        """Delay while the provider's pause lasts; after that as the policy says, if it wants to be asked."""
+        ask = getattr(self._policy, "look_again", None)
+        return self._pause(context) or (Allow() if ask is None else ask(context))
+
+    def _pause(self, context: RateLimitContext) -> Delay | None:
         now, until = posix_ns(context.now), self._until.get(context.provider)
         left = _left(until, now)
         if self._shared is not None:
             left = max(left, _left(self._shared.read(_name(context)), now))
-        if left:
-            return Delay(RetryDirective(left / SECOND, "the provider asked for a pause"))
-        return Allow() if self._policy is None else self._policy.evaluate(context)
+        return Delay(RetryDirective(left / SECOND, "the provider asked for a pause")) if left else None
 
     def hold_back(self, context: RateLimitContext, directive: RetryDirective) -> None:
         """Call nobody at the provider of ``context`` for as long as ``directive`` says, from its time on."""

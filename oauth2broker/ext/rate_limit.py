@@ -61,6 +61,10 @@ class RateLimitPolicy(Protocol):
     A policy that also has ``hold_back(context, directive)`` is told when the provider answered 429 or 503:
     ``context`` is what it was asked about that call, with the time of the answer, and ``directive`` says for
     how long (what the answer said, else a second).
+
+    One that also has ``look_again(context)`` is asked once more right before a renewal goes out that it has
+    allowed, because writing down that it goes out may have taken a moment: whether a pause has begun
+    meanwhile. It decides as in ``evaluate`` but counts nothing, for the call is counted already.
     """
 
     def evaluate(self, context: RateLimitContext) -> RateLimitDecision:

@@ -19,8 +19,8 @@ _BEARER = "bearer"
 class RequestSigner(Protocol[Request]):
     """Attaches a record's token to a request of any HTTP library.
 
-    Put it into headers or the URL: what is in a body travels on with redirects. A request is signed again,
-    with another record, when the API refused the first.
+    Put it into headers or the URL: a body goes along with redirects, so those elsewhere are not followed. A
+    request is signed again, with another record, when the API refused the first.
     """
 
     def attach(self, request: Request, record: TokenRecord) -> Request:

@@ -11,6 +11,7 @@ from typing import Any
 from oauth2broker.answers import TokenFailure
 from oauth2broker.errors import (
     AuthorizationRequiredError,
+    BrokerError,
     InvalidGrantError,
     RevokedError,
     StoreError,
@@ -106,9 +107,11 @@ class _Renewal:
         self._require_turn(record, now)
         call = self._prepare(record, refresh_token, now)
         sent_at = self.tools.clock()  # not before: a hook may have taken its time
+        began = time.monotonic()
         attempted = self._mark_attempt(record, sent_at)
         if attempted is None:
             return self._run_again(again=again)
+        self._require_still_allowed(call, record, attempted, began)
         self.tools.metrics.count_attempt()
         result = self.tools.endpoint.send(call)
         if isinstance(result, TokenAnswer):
@@ -162,20 +165,32 @@ class _Renewal:
     def _mark_attempt(self, record: TokenRecord, sent_at: datetime) -> TokenRecord | None:
         """Write down, before the token may be spent, that it is presented. None: the record was replaced.
 
-        Others count from ``sent_at``, so a store that takes its time must not eat up their margin. Within a
-        grace the first mark stays: that is when the provider began to count.
+        Within a grace the first mark stays: that is when the provider began to count.
         """
         if not may_rotate(self.tools.endpoint.descriptor):
             return record
-        began = time.monotonic()
         in_grace = is_in_grace(record, self.tools.endpoint.descriptor, sent_at)
         attempted = record if in_grace else replace(record, attempted_at=sent_at)
         if self._swap(record, attempted) is not CompareAndSwapOutcome.UPDATED:
             return None
-        if time.monotonic() - began > self.tools.bounds.slowest_mark:
-            self._swap(attempted, record)
-            raise TransientError("the store is too slow to renew safely")
         return attempted
+
+    def _require_still_allowed(
+        self, call: PreparedCall, record: TokenRecord, attempted: TokenRecord, began: float
+    ) -> None:
+        """Raise, and take the mark away, when marking took too long, or a pause began meanwhile.
+
+        Others count from the time in the mark: a store that is slow must not eat up their margin.
+        """
+        try:
+            self.tools.endpoint.look_again(call)
+            is_slow = time.monotonic() - began > self.tools.bounds.slowest_mark
+            if is_slow and may_rotate(self.tools.endpoint.descriptor):
+                raise TransientError("the store is too slow to renew safely")
+        except BrokerError:
+            if attempted is not record:
+                self._swap_quietly(attempted, record)
+            raise
 
     # What came of it.
 

@@ -94,7 +94,8 @@ class TokenEndpoint:
         brought.
         """
         budget = RateLimitContext(family.tenant, family.provider, scope, grant, now)
-        self._require_budget(budget)
+        if self._rate_limit is not None:
+            _require_allowed(self._rate_limit.evaluate, budget)
         built = oauth.build_token_request(
             self.descriptor, self.strategy, self.client, grant, params, extra, now
         )
@@ -102,6 +103,12 @@ class TokenEndpoint:
             raise built
         brought = extra if grant is GrantType.AUTHORIZATION_CODE else {}
         return PreparedCall(grant, built.request, built.secrets, brought, budget)
+
+    def look_again(self, call: PreparedCall) -> None:
+        """Raise :class:`DelayedError` when the provider has asked for a pause since ``call`` was allowed."""
+        ask = getattr(self._rate_limit, "look_again", None)
+        if ask is not None:
+            _require_allowed(ask, replace(call.budget, now=self._clock()))
 
     def send(self, call: PreparedCall) -> TokenAnswer | TokenFailure:
         """Send ``call`` once and read the answer. Never raises."""
@@ -195,27 +202,6 @@ class TokenEndpoint:
         except Exception as raised:  # noqa: BLE001 - a policy may raise anything, and a token may have come
             logger.warning("the rate limit policy failed: %s", type(raised).__name__)
 
-    def _require_budget(self, context: RateLimitContext) -> None:
-        """Raise :class:`DelayedError` when the rate limit policy says to come back later."""
-        if self._rate_limit is None:
-            return
-        failed: str | None = None
-        delay: RetryDirective | None = None
-        try:
-            decision = self._rate_limit.evaluate(context)
-            if not isinstance(decision, RateLimitDecision):
-                failed = f"it decided {type(decision).__name__}"
-            if isinstance(decision, Delay):
-                delay = RetryDirective(decision.directive.retry_after, decision.directive.reason)
-        except BrokerError:
-            raise
-        except Exception as raised:  # noqa: BLE001 - a policy may raise anything
-            failed = type(raised).__name__
-        if failed is not None:
-            raise ConfigError(f"the rate limit policy failed ({failed})")
-        if delay is not None:
-            raise DelayedError(f"not called: {delay.reason}", retry_after=delay.retry_after)
-
     def _call(self, endpoint: Endpoint, request: HttpRequest) -> AbstractContextManager[Call]:
         """Tell of a call to the provider."""
         described = self.descriptor
@@ -254,3 +240,23 @@ class TokenEndpoint:
         refused_here = isinstance(raised, ConfigError)  # the transport would not send it
         turned_away = metadata is not None and metadata.status in _COME_BACK_LATER
         return TokenFailure(copy.copy(error), settled=never_sent or refused_here or turned_away)
+
+
+def _require_allowed(ask: Callable[[RateLimitContext], RateLimitDecision], context: RateLimitContext) -> None:
+    """Raise :class:`DelayedError` when the rate limit policy says to come back later."""
+    failed: str | None = None
+    delay: RetryDirective | None = None
+    try:
+        decision = ask(context)
+        if not isinstance(decision, RateLimitDecision):
+            failed = f"it decided {type(decision).__name__}"
+        if isinstance(decision, Delay):
+            delay = RetryDirective(decision.directive.retry_after, decision.directive.reason)
+    except BrokerError:
+        raise
+    except Exception as raised:  # noqa: BLE001 - a policy may raise anything
+        failed = type(raised).__name__
+    if failed is not None:
+        raise ConfigError(f"the rate limit policy failed ({failed})")
+    if delay is not None:
+        raise DelayedError(f"not called: {delay.reason}", retry_after=delay.retry_after)

@@ -15,14 +15,17 @@ from oauth2broker.flows.broker import Broker
 from oauth2broker.flows.request import CachedTokenRequest
 from oauth2broker.grants import GrantType
 from oauth2broker.integrations.signed_calls import (
+    GOES_ALONG,
     LONGEST_REFUSAL,
     Origin,
     SignedCalls,
+    carries,
     checked_origin,
     missing_scope,
     origin_of,
 )
 from oauth2broker.records import TokenRecord
+from oauth2broker.secret import TokenSecret
 
 _TRACE = "trace"  # the extension of httpx by which httpcore tells what it is about to do
 
@@ -34,7 +37,8 @@ class HttpxBrokerAuth(httpx.Auth):
     moment. ``grant`` says whose it is: the user's, or with ``client_credentials`` the client's own. When the
     API answers 401, the token is rejected and the request is sent once more with another, if its body can be
     sent again: bytes, forms, JSON, and multipart forms whose files can go back to their start. On a redirect
-    to another origin, the token stays behind. ``signer`` is a :class:`RequestSigner` for ``httpx.Request``;
+    to another origin, the token stays behind; where it would go along in the body or the URL, following one
+    is a :class:`ConfigError`. ``signer`` is a :class:`RequestSigner` for ``httpx.Request``;
     None puts the token where the provider's API wants it.
 
     A request raises what the broker raises, and nothing is sent then: :class:`AuthorizationRequiredError`,
@@ -95,19 +99,21 @@ class _Guard:
     """Keeps one request's token from other origins, as httpcore's trace of it and of its redirects.
 
     httpx takes ``Authorization`` off a redirect to another origin, and no other header. ``names`` are those
-    that carry the token, ``urls`` hashes of those that do. One that went elsewhere does not get it back.
+    that carry the token, ``urls`` hashes of those that do. One that went elsewhere does not get it back, and
+    one whose URL or body has one of ``tokens`` does not go there.
     """
 
     def __init__(self, origin: Origin, inner: Any) -> None:
         self.inner = inner
         self.names: set[str] = set()
         self.urls: set[bytes] = set()
+        self.tokens: set[TokenSecret] = set()
         self._origin = origin
         self._has_left = False
 
     def __call__(self, event: str, info: dict[str, Any]) -> None:
-        if event.endswith(".send_request_headers.started"):
-            self._check(info["request"])
+        if event.endswith(".send_request_headers.started") and not self._may_go(info["request"]):
+            raise ConfigError(GOES_ALONG)
         if self.inner is not None:
             self.inner(event, info)
 
@@ -133,20 +139,22 @@ class _Guard:
             request.headers.pop(name, None)
         return True
 
-    def _check(self, request: Any) -> None:
+    def _may_go(self, request: Any) -> bool:
+        """Take the token's headers off ``request`` if it has left; False when that does not do."""
         if request.method == b"CONNECT":  # which a proxy gets, with headers of its own
-            return
+            return True
         url, target = request.url, request.url.target
         text = f"{url.scheme.decode()}://{_bracketed(url.host.decode())}"
         text += "" if url.port is None else f":{url.port}"
         if target.startswith((b"http:", b"https:")):  # a proxy is asked to pass it on
             text = target.decode("ascii", "replace")
         self._has_left |= origin_of(text) != self._origin
-        if self._has_left:
-            lowered = {name.lower().encode() for name in self.names}
-            request.headers[:] = [
-                (name, value) for name, value in request.headers if name.lower() not in lowered
-            ]
+        if not self._has_left:
+            return True
+        lowered = {name.lower().encode() for name in self.names}
+        request.headers[:] = [(name, value) for name, value in request.headers if name.lower() not in lowered]
+        sent = (target, *_texts(request.stream))
+        return not any(carries(each, token) for each in sent for token in self.tokens)
 
 
 def _signed(
@@ -170,7 +178,8 @@ def _signed(
         return ConfigError("the signer led the request to another origin")
     if not changed and signed.url == url:
         return ConfigError("the signer attached nothing to the request")
-    guard.names |= changed
+    guard.tokens.add(record.access_token)
+    guard.names |= changed | {name for name, value in held.items() if carries(value, record.access_token)}
     if signed.url != url:
         guard.urls.add(_hash_of(signed.url))
     signed.extensions = {**signed.extensions, _TRACE: guard}
@@ -217,6 +226,15 @@ def _can_replay(request: httpx.Request) -> bool:
         return True
     fields = getattr(request.stream, "fields", None)
     return isinstance(fields, list) and all(_is_rewindable(getattr(each, "file", b"")) for each in fields)
+
+
+def _texts(stream: Any) -> Iterator[object]:
+    """Give what of a body can be looked at without reading files."""
+    if isinstance(stream, httpx.ByteStream):
+        yield b"".join(stream)
+    for each in getattr(stream, "fields", ()):  # of a multipart form
+        yield getattr(each, "value", None)
+        yield getattr(each, "file", None)
 
 
 def _is_rewindable(file: Any) -> bool:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 
-from oauth2broker.integrations.signed_calls import Origin, origin_of
+from requests import PreparedRequest
+
+from oauth2broker.errors import ConfigError
+from oauth2broker.integrations.signed_calls import GOES_ALONG, Origin, origin_of
+
+Left = tuple[str, ...] | None
+"""The headers that a request leaves behind on a redirect; None for one that must not follow it at all."""
 
 
 def leads_elsewhere(base: str, location: str, origin: Origin, requote: Callable[[str], str]) -> bool:
@@ -35,11 +41,12 @@ def _resolved(base: str, location: str, requote: Callable[[str], str]) -> str:
     return quoted if parts.netloc else urljoin(base, quoted)
 
 
-def leave_behind(request: Any, names: tuple[str, ...], note: Callable[[Any], object]) -> None:
+def leave_behind(request: Any, names: Left, note: Callable[[Any], object]) -> None:
     """Have copies of ``request`` that this thread makes lack the headers ``names``, until its next response.
 
-    ``requests`` makes one or two to follow a redirect. ``request`` itself stays as it was sent, so that it
-    can be sent again, and never without a token. ``note`` is called with each copy.
+    ``requests`` makes one or two to follow a redirect, and one for ``response.next``. ``request`` itself
+    stays as it was sent, so that it can be sent again, and never without a token. ``note`` is called with
+    each copy.
     """
     copies = vars(request).setdefault("copy", RedirectCopies(request, {}))
     copies.note = note
@@ -53,14 +60,17 @@ class RedirectCopies:
     may follow what any other saw: its copies lack what those of any thread lack.
     """
 
-    def __init__(self, request: Any, lacking: Mapping[int, tuple[str, ...]]) -> None:
+    def __init__(self, request: Any, lacking: Mapping[int, Left]) -> None:
         self._request = request
         self.lacking = dict(lacking)
         self.note: Callable[[Any], object] | None = None
 
     def __call__(self) -> Any:
         made = type(self._request).copy(self._request)
-        for name in self._names():
+        names = self.lacking.get(threading.get_ident(), self._any())
+        if names is None:
+            made.__class__ = _StaysHere
+        for name in names or ():
             made.headers.pop(name, None)
         if self.note is not None:
             self.note(made)
@@ -70,9 +80,19 @@ class RedirectCopies:
         """Copied deeply or pickled with its request; threads of another process are others."""
         return RedirectCopies, (self._request, {0: self._any()})
 
-    def _names(self) -> tuple[str, ...]:
-        names = self.lacking.get(threading.get_ident())
-        return self._any() if names is None else names
+    def _any(self) -> Left:
+        found: set[str] = set()
+        for names in list(self.lacking.values()):
+            if names is None:
+                return None
+            found.update(names)
+        return tuple(found)
 
-    def _any(self) -> tuple[str, ...]:
-        return tuple({name for names in list(self.lacking.values()) for name in names})
+
+class _StaysHere(PreparedRequest):
+    """What ``requests`` makes to follow a redirect that must not be followed. It can be looked at."""
+
+    @property
+    def hooks(self) -> NoReturn:
+        """What a session asks a request for before it sends it."""
+        raise ConfigError(GOES_ALONG)

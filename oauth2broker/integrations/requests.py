@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import hashlib
 import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
 
@@ -16,24 +13,25 @@ from requests import PreparedRequest, RequestException, Response, cookies as coo
 from requests.auth import AuthBase
 from requests.utils import requote_uri, rewind_body
 
-from oauth2broker.errors import BrokerError, ConfigError
+from oauth2broker.errors import BrokerError
 from oauth2broker.flows.broker import Broker
 from oauth2broker.flows.request import CachedTokenRequest
 from oauth2broker.grants import GrantType
-from oauth2broker.integrations.redirects import leads_elsewhere, leave_behind
+from oauth2broker.integrations.redirects import Left, leads_elsewhere, leave_behind
+from oauth2broker.integrations.signatures import Made, MakeAgain, Signature, signed_by
 from oauth2broker.integrations.signed_calls import (
     LONGEST_REFUSAL,
     Origin,
     SignedCalls,
+    carries,
     checked_origin,
     missing_scope,
-    origin_of,
 )
 from oauth2broker.records import TokenRecord
 
 _SIGNATURES_KEPT = 8
-_URL = ""  # where a signature has the URL among the headers
 _KEPT_BODIES = (bytes, bytearray, memoryview, str)
+_MADE_ANEW = ("headers", "url", "body", "_body_position")
 
 
 class BrokerAuth(AuthBase):
@@ -42,8 +40,9 @@ class BrokerAuth(AuthBase):
     Each request gets the token that ``broker`` has for ``request`` (a :class:`CachedTokenRequest`) at that
     moment. ``grant`` says whose it is: the user's, or with ``client_credentials`` the client's own. When the
     API answers 401, the token is rejected and the request is sent once more with another, if its body can be
-    sent again. On a redirect to another origin, the token stays behind. ``signer`` is a
-    :class:`RequestSigner` for prepared requests; None puts the token where the provider's API wants it.
+    sent again. On a redirect to another origin, the token stays behind; where it would go along in the body
+    or the URL, following one is a :class:`ConfigError`. ``signer`` is a :class:`RequestSigner` for prepared
+    requests; None puts the token where the provider's API wants it.
 
     A request raises what the broker raises, and nothing is sent then: :class:`AuthorizationRequiredError`,
     :class:`InvalidGrantError` or :class:`RevokedError` when the user must authorize again,
@@ -63,6 +62,13 @@ class BrokerAuth(AuthBase):
         self._calls = SignedCalls(broker, request, grant, signer)
 
     def __call__(self, prepared: PreparedRequest) -> PreparedRequest:
+        return self.sign(prepared)
+
+    def sign(self, prepared: PreparedRequest, again: MakeAgain | None = None) -> PreparedRequest:
+        """Sign ``prepared``. ``again`` makes that request anew, unsigned, to be sent with another token.
+
+        It is for requests that carry the token in other places, too; None from it: that cannot be done.
+        """
         origin = checked_origin(prepared.url or "")
         record = self._calls.record()
         hooks = _hooks_on(prepared)
@@ -70,7 +76,7 @@ class BrokerAuth(AuthBase):
         for watch in watches:  # it was signed before
             watch.withdraw(prepared)
         mine = next((watch for watch in watches if watch.serves(self._calls, origin)), None)
-        mine = mine or _Watch(self._calls, origin)
+        mine = mine or _Watch(self._calls, origin, again and Made.of(prepared, again))
         others = [hook for hook in hooks if not isinstance(hook, _Watch)]
         prepared.hooks = {**(prepared.hooks or {}), "response": [mine, *others]}  # its copies keep theirs
         mine.sign(prepared, record)
@@ -82,41 +88,6 @@ def _hooks_on(prepared: PreparedRequest) -> list[Any]:
     return [found] if callable(found) else list(found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Signature:
-    """What signing did to a request: which headers it set, and what was there before.
-
-    The token is kept as a hash, so that a look at the request tells whether it is still there.
-    """
-
-    record: TokenRecord
-    origin: Origin
-    marks: Mapping[str, bytes] = field(repr=False)
-    before: Mapping[str, Any] = field(repr=False)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The headers that were set."""
-        return tuple(name for name in self.marks if name != _URL)
-
-    def is_on(self, request: PreparedRequest) -> bool:
-        """Whether ``request`` carries it, to where it may go."""
-        if not self.marks or origin_of(request.url or "") != self.origin:
-            return False
-        there = _visible(request)
-        return all(_hashed(there.get(name)) == mark for name, mark in self.marks.items())
-
-    def undo(self, request: PreparedRequest) -> None:
-        """Make ``request`` what it was before."""
-        for name in self.names:
-            request.headers.pop(name, None)
-        for name, value in self.before.items():
-            if name == _URL:
-                request.url = value
-            elif value is not None:
-                request.headers[name] = value
-
-
 class _Watch:
     """Signs one prepared request and watches over its responses, as a hook of ``requests``.
 
@@ -124,10 +95,11 @@ class _Watch:
     carries a signature made here.
     """
 
-    def __init__(self, calls: SignedCalls, origin: Origin) -> None:
+    def __init__(self, calls: SignedCalls, origin: Origin, made: Made | None = None) -> None:
         self._calls = calls
         self._origin = origin
-        self._signatures: list[_Signature] = []  # the latest first
+        self._made = made
+        self._signatures: list[Signature] = []  # the latest first
         self._requests: weakref.WeakKeyDictionary[PreparedRequest, None] = weakref.WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -140,6 +112,7 @@ class _Watch:
     def __call__(self, response: Response, **kwargs: Any) -> Response:
         signature = self._signature_on(response.request)
         if signature is None:
+            self._mind_redirect(response, ())
             return response
         if response.status_code == 401:
             response, signature = self._answer_to_refusal(response, signature, kwargs)
@@ -147,31 +120,43 @@ class _Watch:
             self._calls.note_accepted(signature.record)
         if response.status_code == 403:
             _require_scope(response, signature.record, stream=bool(kwargs.get("stream")))
-        self._mind_redirect(response, signature)
+        self._mind_redirect(response, signature.names)
         return response
 
-    def _mind_redirect(self, response: Response, signature: _Signature) -> None:
+    def _mind_redirect(self, response: Response, names: tuple[str, ...]) -> None:
         """Have what ``requests`` copies to follow ``response`` carry the token within the origin only.
 
-        That need not be the request that was sent: adapters may send a copy of theirs.
+        ``names`` are the headers that were signed. What is copied need not be the request that was sent:
+        adapters may send a copy of theirs.
         """
         known = [each for ref in self._requests.keyrefs() if (each := ref()) is not None]
-        names: tuple[str, ...] = ()
+        left: Left = ()
         if response.is_redirect:
             location = response.headers["Location"]
             if leads_elsewhere(response.url, location, self._origin, requote_uri):
-                names = signature.names
+                left = self._left_behind(response, names)
         elif not any("copy" in vars(each) for each in (response.request, *known)):
             return
         for each in {response.request, *known}:
-            leave_behind(each, names, self._note)
+            leave_behind(each, left, self._note)
+
+    def _left_behind(self, response: Response, names: tuple[str, ...]) -> Left:
+        """Give ``names`` and other headers with a token; None when it is in the next URL or body."""
+        request = response.request
+        keeps_body = response.status_code in (307, 308)
+        if self._carries(response.headers["Location"]) or (keeps_body and self._carries(request.body)):
+            return None
+        return (*names, *(name for name, value in request.headers.items() if self._carries(value)))
+
+    def _carries(self, sent: object) -> bool:
+        return any(carries(sent, each.record.access_token) for each in self._signatures)
 
     def _note(self, request: PreparedRequest) -> None:
         self._requests[request] = None
 
-    def sign(self, request: PreparedRequest, record: TokenRecord) -> _Signature:
+    def sign(self, request: PreparedRequest, record: TokenRecord) -> Signature:
         """Put the token of ``record`` on ``request``. Raises :class:`BrokerError`."""
-        found = _signed(self._calls.signer, request, record, self._origin)
+        found = signed_by(self._calls.signer, request, record, self._origin)
         if isinstance(found, BrokerError):
             raise found
         self._note(request)
@@ -189,12 +174,12 @@ class _Watch:
         if signature is not None:
             signature.undo(request)
 
-    def _signature_on(self, request: PreparedRequest) -> _Signature | None:
+    def _signature_on(self, request: PreparedRequest) -> Signature | None:
         return next((each for each in self._signatures if each.is_on(request)), None)
 
     def _answer_to_refusal(
-        self, refused: Response, signature: _Signature, kwargs: Mapping[str, Any]
-    ) -> tuple[Response, _Signature]:
+        self, refused: Response, signature: Signature, kwargs: Mapping[str, Any]
+    ) -> tuple[Response, Signature]:
         """Give the answer to the same request with another token, where there is one and it can be sent."""
         request = refused.request
         adapter = getattr(refused, "connection", None)  # not every adapter says that it was it
@@ -203,9 +188,11 @@ class _Watch:
             if record is None or adapter is None or not _rewind(request):
                 return refused, signature
             other = self._sign_again(refused, signature, record)
-        except BrokerError:
+        except Exception:
             refused.close()
             raise
+        if other is None:
+            return refused, signature
         _let_go(refused)
         _take_cookies(request, refused)
         begun = time.perf_counter()
@@ -218,18 +205,32 @@ class _Watch:
             self._calls.note_accepted(record, retried=True)
         return response, other
 
-    def _sign_again(self, refused: Response, signature: _Signature, record: TokenRecord) -> _Signature:
+    def _sign_again(self, refused: Response, signature: Signature, record: TokenRecord) -> Signature | None:
         """Replace the token on the request itself, which a redirect copies; ``refused`` keeps what was sent.
 
-        Signs a copy first, so that no failure leaves a request without a token behind.
+        Signs a copy first, so that no failure leaves a request without a token behind. None when the refused
+        token would go along.
         """
         request = refused.request
-        renewed = PreparedRequest.copy(request)
-        signature.undo(renewed)
+        renewed = self._unsigned(request, signature)
+        if renewed is None:
+            return None
         other = self.sign(renewed, record)
         refused.request = PreparedRequest.copy(request)
-        request.headers, request.url = renewed.headers, renewed.url
+        for name in _MADE_ANEW:
+            setattr(request, name, getattr(renewed, name))
         return other
+
+    def _unsigned(self, request: PreparedRequest, signature: Signature) -> PreparedRequest | None:
+        """Give what was signed: made anew if it can be, because it has the token in other places, too."""
+        found = PreparedRequest.copy(request)
+        signature.undo(found)
+        if self._made is None:
+            return found
+        if self._made.is_it(found):
+            return self._made.again()
+        token = signature.record.access_token  # a redirect made another request of it
+        return None if carries(found.url, token) or carries(found.body, token) else found
 
 
 class _NoWatch:
@@ -237,64 +238,6 @@ class _NoWatch:
 
     def __call__(self, response: Response, **kwargs: Any) -> Response:
         return response
-
-
-def _signed(
-    signer: Any, request: PreparedRequest, record: TokenRecord, origin: Origin
-) -> _Signature | BrokerError:
-    """Let ``signer`` sign, and see what it did. Never raises: it holds the token in plain.
-
-    Headers that hold the token already are taken off before, to see whether the signer sets them.
-    """
-    before, body, token = _visible(request), request.body, record.access_token.expose()
-    held = {name: value for name, value in request.headers.items() if token in _text(value)}
-    for name in held:
-        del request.headers[name]
-    error = _attached(signer, request, record)
-    after = _visible(request)
-    for name, value in held.items():
-        request.headers.setdefault(name, value)
-    if error is not None:
-        return error
-    if request.body is not body or origin_of(request.url or "") != origin:
-        return ConfigError(
-            "the signer changed the request's body or origin: a token goes in a header or the URL"
-        )
-    lowered = {name.lower() for name in held}
-    changed = [name for name, value in after.items() if name in lowered or before.get(name) != value]
-    if not changed:
-        return ConfigError("the signer attached nothing to the request")
-    marks = {name: _hashed(after[name]) for name in changed}
-    kept = {name: before.get(name) for name in changed if before.get(name) != after[name]}
-    return _Signature(record, origin, marks, kept)
-
-
-def _attached(signer: Any, request: PreparedRequest, record: TokenRecord) -> BrokerError | None:
-    """Sign ``request`` itself; give what is wrong."""
-    try:
-        signed = signer.attach(request, record)
-    except BrokerError as raised:
-        return copy.copy(raised)  # without its traceback, whose frames may hold the token
-    except Exception as raised:  # noqa: BLE001 - a signer may raise anything
-        return ConfigError(f"the signer failed ({type(raised).__name__})")
-    if not isinstance(signed, PreparedRequest):
-        return ConfigError(f"the signer's attach must give a request, not {type(signed).__name__}")
-    if signed is not request:
-        vars(request).update(vars(signed))
-    return None
-
-
-def _visible(request: PreparedRequest) -> dict[str, Any]:
-    """Give what of ``request`` may carry a token: its headers by their names in lower case, and its URL."""
-    return {_URL: request.url, **{name.lower(): value for name, value in request.headers.items()}}
-
-
-def _text(value: object) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
-
-
-def _hashed(value: object) -> bytes:
-    return hashlib.sha256(_text(value).encode("utf-8", "surrogatepass")).digest()
 
 
 def _rewind(request: PreparedRequest) -> bool:

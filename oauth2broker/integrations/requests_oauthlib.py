@@ -6,11 +6,12 @@ import hmac
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn, cast
 from urllib.parse import quote
 
 from oauthlib.oauth2 import OAuth2Token, WebApplicationClient
-from requests import Session
+from requests import PreparedRequest, Request, Session
 from requests_oauthlib import OAuth2Session  # type: ignore[import-untyped]
 
 from oauth2broker import oauth
@@ -22,6 +23,7 @@ from oauth2broker.grants import GrantType
 from oauth2broker.integrations.compliance import ComplianceHooks, Hook, amended
 from oauth2broker.integrations.oauthlib_tokens import GivenToken, token_members
 from oauth2broker.integrations.pending import PendingLogins, callback_text, logins_here
+from oauth2broker.integrations.protected_request import ProtectedRequest
 from oauth2broker.integrations.requests import BrokerAuth
 from oauth2broker.integrations.session_token import SessionToken
 from oauth2broker.integrations.signed_calls import checked_origin
@@ -30,6 +32,7 @@ from oauth2broker.scopes import ScopeSet
 from oauth2broker.secret import TokenSecret, usable_secret
 
 _SUPERSEDED_PKCE = frozenset({"code_challenge", "code_challenge_method"})
+_PREPARED = ("params", "cookies", "json")
 _NO_PASSWORDS = (
     "the password grant (RFC 6749 section 4.3) is not carried: it shows the user's password to the program. "
     "Use authorization_code, or client_credentials"
@@ -289,6 +292,7 @@ class BrokerSession(OAuth2Session):  # type: ignore[misc]
     ) -> Any:
         """Send a request with the token, as :class:`BrokerAuth` does, after the protected_request hooks.
 
+        When it is sent again with another token, they are called again, for the request as it is given here.
         ``withhold_token`` sends it without, ``auth`` (here or on the session) with that instead. Raises
         :class:`ConfigError` for http to other hosts than loopback, and what the broker and requests raise.
         """
@@ -304,12 +308,26 @@ class BrokerSession(OAuth2Session):  # type: ignore[misc]
                 if hooks:  # they may want to know the token that will be sent
                     self._tokens.obtain()
             if hooks and (signs or self.token):
-                for hook in hooks:
-                    url, headers, data = hook(url, headers, data)
-                checked_origin(url)
+                made = ProtectedRequest(hooks, url, headers, data, files)
+                url, headers, data = made.shown()
+                files = made.files
+                if signs:
+                    again = partial(self._made_again, method, made, dict(kwargs))
+                    kwargs["auth"] = partial(self._auth.sign, again=again)
         return Session.request(self, method, url, headers=headers, data=data, files=files, **kwargs)
 
     # Inside.
+
+    def _made_again(
+        self, method: str, made: ProtectedRequest, given: Mapping[str, Any]
+    ) -> PreparedRequest | None:
+        """Prepare a request anew, with the token of now where the hooks put it; None when it cannot be."""
+        if not made.rewind():
+            return None
+        url, headers, data = made.shown()
+        more = {name: given.get(name) for name in _PREPARED}
+        anew = Request(method.upper(), url, headers, made.files, data, auth=_leave_alone, **more)
+        return Session.prepare_request(self, anew)
 
     def _aim(self, request: CachedTokenRequest) -> None:
         """Make this a session for the token of ``request``."""

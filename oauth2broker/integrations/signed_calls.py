@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from oauth2broker.errors import ConfigError, InsufficientScopeError
 from oauth2broker.ext.signer import HeaderSigner
@@ -19,14 +19,22 @@ from oauth2broker.forking import forget_in_children
 from oauth2broker.grants import GrantType
 from oauth2broker.quoting import safe_text
 from oauth2broker.records import TokenRecord, checked_grant
+from oauth2broker.secret import TokenSecret
 from oauth2broker.urls import is_loopback
 
 LONGEST_REFUSAL = 64 * 1024
 """How many bytes of a refusal's body are looked at."""
 
+GOES_ALONG = (
+    "the API redirects to another origin, and the token would go along in the request's body or URL: "
+    "not followed. Without following redirects, the answer is yours to read"
+)
+
 _LONGEST_PAUSE = 60.0
 _MOST_REMEMBERED = 4096
 _MOST_TOKENS = 16
+_UNMISTAKABLE = 8  # bytes
+_PART = rb"[\w.~+/-]"
 _PORTS = {"http": 80, "https": 443}
 _INSUFFICIENT_SCOPE = re.compile(r'\berror\s*=\s*"?insufficient_scope\b', re.IGNORECASE)
 _SCOPE = re.compile(r'\bscope\s*=\s*"([^"]*)"', re.IGNORECASE)
@@ -221,6 +229,25 @@ def origin_of(url: str) -> Origin | None:
     if scheme not in _PORTS or not host:
         return None
     return scheme, host.lower(), port or _PORTS[scheme]
+
+
+def carries(sent: object, token: TokenSecret) -> bool:
+    """Whether a URL, a header or a body holds ``token``, as it is or encoded as in a form.
+
+    A body that is no text is not looked at: a file, a generator.
+    """
+    if not token or not isinstance(sent, str | bytes | bytearray | memoryview):
+        return False
+    plain = token.expose().encode("utf-8", "surrogatepass")
+    text = sent.encode("utf-8", "surrogatepass") if isinstance(sent, str) else bytes(sent)
+    return _holds(text, plain) or _holds(unquote_to_bytes(text), plain)
+
+
+def _holds(text: bytes, plain: bytes) -> bool:
+    """Whether ``plain`` is in ``text``; a short one that is part of something else is not."""
+    if len(plain) >= _UNMISTAKABLE:
+        return plain in text
+    return re.search(rb"(?<!%b)%b(?!%b)" % (_PART, re.escape(plain), _PART), text) is not None
 
 
 def missing_scope(

@@ -113,6 +113,13 @@ class ProviderStrategy:
     def check_callback(self, callback: CallbackContext) -> None:
         """Raise :class:`AuthorizationError` for a callback that is not the provider's: a bad signature ..."""
 
+    def sign_callback(self, callback: CallbackContext) -> Mapping[str, str]:
+        """Give what the provider adds to a callback with these ``params``: a signature ...
+
+        No broker asks. It is for tests, in which :class:`FakeProvider` makes callbacks.
+        """
+        return {}
+
     def augment_token_request(self, grant: GrantType, form: dict[str, str]) -> None:
         """Change the form of a token request in place, before the client authentication joins it."""
 

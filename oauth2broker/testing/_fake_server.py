@@ -18,6 +18,8 @@ from oauth2broker.grants import GrantType
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.provider.kinds import PkceSupport, RotationPolicy
 from oauth2broker.provider.quirks import TimeUnit
+from oauth2broker.provider.strategy import CallbackContext
+from oauth2broker.secret import TokenSecret
 from oauth2broker.testing._fake_calls import FakeCall, given_names
 from oauth2broker.testing._ledger import Family, Ledger
 
@@ -62,9 +64,14 @@ class FakeServer:
     """Grants and revokes as ``descriptor`` says: rotation, grace, PKCE, names and units of members."""
 
     def __init__(
-        self, descriptor: ProviderDescriptor, clock: Callable[[], datetime], lifetime: timedelta | None
+        self,
+        descriptor: ProviderDescriptor,
+        clock: Callable[[], datetime],
+        lifetime: timedelta | None,
+        client_secret: TokenSecret,
     ) -> None:
         self.descriptor = descriptor
+        self._client_secret = client_secret
         self.books = _Books(clock, _CODE_LIFETIME, descriptor.reuse_grace)
         self._clock = clock
         self._lifetime = lifetime
@@ -94,7 +101,14 @@ class FakeServer:
         code = f"code-{next(self._codes)}"
         family = self.books.open_family(params["client_id"], user, scope)
         self.books.add_code(code, family, params["redirect_uri"], params.get("code_challenge", ""))
-        return _callback_url(params["redirect_uri"], {"code": code, **callback, **more})
+        return _callback_url(params["redirect_uri"], self._signed({"code": code, **callback, **more}))
+
+    def _signed(self, callback: dict[str, str]) -> dict[str, str]:
+        """Add what the provider's own callbacks have besides; what is there stays."""
+        if self.descriptor.strategy is None:
+            return callback
+        context = CallbackContext(callback, self.descriptor.token_endpoint, self._client_secret)
+        return {**self.descriptor.strategy.sign_callback(context), **callback}
 
     def _check_authorization(self, params: Mapping[str, str]) -> None:
         for name in ("client_id", "redirect_uri"):

@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
 from oauth2broker.errors import ConfigError
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.provider.kinds import Endpoint
+from oauth2broker.secret import TokenSecret
 from oauth2broker.testing._answer import Answer
 from oauth2broker.testing._fake_api import FakeApi
 from oauth2broker.testing._fake_calls import ApiCall, FakeCall, read_call, token_on, without_query
@@ -52,7 +53,8 @@ class FakeProvider(ScriptedEndpoints):
     answered as it says (rotation and grace of refresh tokens, PKCE, names, units and place of what an answer
     says). Tokens are called ``access-token-1``, ``refresh-token-1`` and so on. A code serves once, a refresh
     token that was rotated ends its grant, and a token serves only the client that it was issued to; any
-    client with any secret is welcome.
+    client with any secret is welcome. Callbacks that a provider signs (``sign_callback`` of its strategy) are
+    signed with ``client_secret``, which must be the broker's then.
 
     ``lifetime`` is that of access tokens, None for ones that do not end. ``clock`` gives aware UTC
     datetimes; give the broker the same one. ``mock`` is a ``responses.RequestsMock`` of yours, already
@@ -69,6 +71,7 @@ class FakeProvider(ScriptedEndpoints):
         self,
         descriptor: ProviderDescriptor | None = None,
         *,
+        client_secret: str = "client-secret",
         lifetime: timedelta | None = _LIFETIME,
         clock: Callable[[], datetime] = _utc_now,
         mock: responses.RequestsMock | None = None,
@@ -80,7 +83,7 @@ class FakeProvider(ScriptedEndpoints):
         self.descriptor = default_descriptor() if descriptor is None else descriptor
         self._clock = clock
         self._lock = threading.RLock()
-        self._server = FakeServer(self.descriptor, clock, lifetime)
+        self._server = FakeServer(self.descriptor, clock, lifetime, TokenSecret(client_secret))
         self._is_ours = mock is None
         self.mock = responses.RequestsMock(assert_all_requests_are_fired=False) if mock is None else mock
         self._allow_unused = allow_unused

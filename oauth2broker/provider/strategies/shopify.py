@@ -35,20 +35,32 @@ class Shopify(ProviderStrategy):
         if callback.params.get("shop", "").lower() != urlsplit(callback.token_endpoint).hostname:
             raise AuthorizationError("the callback is of another shop")
 
+    def sign_callback(self, callback: CallbackContext) -> Mapping[str, str]:
+        shop = {"shop": urlsplit(callback.token_endpoint).hostname or ""}
+        if callback.client_secret is None:
+            return shop
+        as_a_form, _ = _messages({**shop, **callback.params})
+        return {**shop, "hmac": _signature(as_a_form, callback.client_secret)}
+
 
 def _is_signed(params: Mapping[str, str], secret: TokenSecret) -> bool:
+    given = params.get("hmac", "").encode(errors=_ANY_TEXT)
+    return any(
+        hmac.compare_digest(_signature(message, secret).encode(), given) for message in _messages(params)
+    )
+
+
+def _messages(params: Mapping[str, str]) -> tuple[str, str]:
+    """Give what may be signed: escaped as in a form, or only where a character delimits."""
     signed = sorted((name, value) for name, value in params.items() if name != "hmac")
-    messages = (
+    return (
         urlencode(signed, errors=_ANY_TEXT),
         "&".join(f"{_escaped(name).replace('=', '%3D')}={_escaped(value)}" for name, value in signed),
     )
-    key, given = secret.expose().encode(), params.get("hmac", "").encode(errors=_ANY_TEXT)
-    return any(
-        hmac.compare_digest(
-            hmac.new(key, message.encode(errors=_ANY_TEXT), hashlib.sha256).hexdigest().encode(), given
-        )
-        for message in messages
-    )
+
+
+def _signature(message: str, secret: TokenSecret) -> str:
+    return hmac.new(secret.expose().encode(), message.encode(errors=_ANY_TEXT), hashlib.sha256).hexdigest()
 
 
 def _escaped(text: str) -> str:
