@@ -16,6 +16,7 @@ NAMES = (
     "advisory",
     "renewal",
     "file_store",
+    "engines",
     "memory",
     "cold_start",
 )

@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks import (
     advisory,
     cold_start,
+    engines,
     file_store,
     hits,
     memory,
@@ -40,6 +41,7 @@ GROUPS: Mapping[str, Callable[[Setting], Section]] = {
     "advisory": advisory.run,
     "renewal": renewal.run,
     "file_store": file_store.run,
+    "engines": engines.run,
     "memory": memory.run,
     "cold_start": cold_start.run,
 }
