@@ -137,8 +137,11 @@ def is_waiting(connection: Any) -> bool:
     if connection.dialect.name == "postgresql":
         question = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted"
     else:
-        question = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-    return bool(connection.execute(text(question)).scalar())
+        question = (
+            "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS"
+            " WHERE VARIABLE_NAME = 'INNODB_ROW_LOCK_CURRENT_WAITS'"
+        )
+    return int(connection.execute(text(question)).scalar()) > 0
 
 
 def test_each_call_is_one_statement(server: tuple[Any, str]) -> None:

@@ -112,8 +112,9 @@ def test_what_sqlite_has_written_is_on_disk(tmp_path: Path) -> None:
 
 def test_each_step_can_be_done_twice(store: SQLAlchemyStore) -> None:
     """The second time says what the first one did, and changes nothing else."""
-    record, tombstone = make_record(), make_record().tombstone(NOW)
-    first, swapped, buried = (store.build_row(one) for one in (record, record, tombstone))
+    record, newer = make_record(), make_record(refresh_token="refresh-1")
+    tombstone = record.tombstone(NOW)
+    first, swapped, buried = (store.build_row(one) for one in (record, newer, tombstone))
     for _ in range(2):
         store.write(first)
     for _ in range(2):
@@ -229,6 +230,7 @@ def test_leases_and_deletions_leave_no_rows(engine: Engine, store: SQLAlchemySto
     record = make_record()
     with store.refresh_lease(record.key, timeout=0), store.refresh_lease(record.key, timeout=0):
         assert list(store.keys()) == []
+    assert digests(engine) == set()
     store.save(record)
     store.delete(record.key)
     assert digests(engine) == set()
