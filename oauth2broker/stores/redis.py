@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 _SECONDS_PER_CALL = 2.0
 _SCANNED = 500
-_LAPSED_FOR = 3_600_000  # milliseconds for which a lapsed lease is still known as somebody's
+_LAPSED_FOR = 86_400_000  # milliseconds for which a lapsed lease is still known as somebody's
 
 # ARGV[1] is what is expected, [2] when the record is dead, [3] for how long it is kept then, the rest fields.
 _PUT = """
@@ -42,6 +42,9 @@ local function put()
   end
 end
 """
+# A script also for what a client would read by itself: no replica and no cache of the client's answers it,
+# and both may be behind.
+_READ = "return redis.call('HMGET', KEYS[1], 'record', 'stamp')"
 _WRITE = _PUT + "put()"
 _SWAP = (
     _PUT
@@ -111,6 +114,8 @@ class RedisStore(RemoteStore):
         keep_dead: timedelta = timedelta(days=30),
     ) -> None:
         redis = _import_redis()
+        if isinstance(redis, ConfigError):
+            raise redis
         if not isinstance(client, redis.Redis | redis.RedisCluster):
             raise ConfigError(f"client is a redis.Redis or redis.RedisCluster, not {type(client).__name__}")
         if not isinstance(prefix, str) or not re.fullmatch(r"[!-z|~]*", prefix):
@@ -119,7 +124,6 @@ class RedisStore(RemoteStore):
             raise ConfigError("keep_dead is a timedelta of an hour or more")
         super().__init__(cipher)
         self._client: Any = client  # its types leave open whether a command gives an awaitable
-        self._failures = (redis.RedisError, OSError)
         self._prefix = prefix
         self._keep_dead = keep_dead // timedelta(milliseconds=1)
 
@@ -147,7 +151,7 @@ class RedisStore(RemoteStore):
         return cls(client, prefix=prefix, cipher=cipher, keep_dead=keep_dead)
 
     def read(self, digest: str) -> Found | None:
-        text, stamp = self._held(lambda: self._client.hmget(self._key(digest), "record", "stamp"))
+        text, stamp = self._held(lambda: self._client.eval(_READ, 1, self._key(digest)))
         return None if text is None else Found(digest, _text(text), _text(stamp))
 
     def write(self, row: Row) -> None:
@@ -206,7 +210,7 @@ class RedisStore(RemoteStore):
                 [
                     digest
                     for digest, (whose, instant) in asked
-                    if instant and _text(whose) == client and int(instant) <= before
+                    if _text(whose) == client and _is_reached(_text(instant), before)
                 ]
             )
 
@@ -237,28 +241,33 @@ class RedisStore(RemoteStore):
         """Make a :class:`BackendError` of what the client raises, whose texts may hold arguments."""
         try:
             return call()
-        except self._failures as error:
+        except Exception as error:  # noqa: BLE001 - a program's client may have hooks that raise anything
             failed = type(error).__name__
         raise BackendError(f"Redis failed ({failed})")
 
 
 def _import_redis() -> Any:
+    """Give redis-py, or a :class:`ConfigError`."""
     try:
         import redis
     except ImportError:
-        raise ConfigError('redis is not installed: pip install "oauth2broker[redis]"') from None
+        return ConfigError('redis is not installed: pip install "oauth2broker[redis]"')
     return redis
 
 
 def _client_of(url: str) -> Redis | ConfigError:
     """Give a client, or what is wrong; never raises, so that no traceback holds the URL."""
     redis = _import_redis()
+    if isinstance(redis, ConfigError):
+        return redis
     once = redis.retry.Retry(redis.backoff.NoBackoff(), 1, (redis.ConnectionError,))
     try:
         client: Redis = redis.Redis.from_url(
             url, socket_timeout=_SECONDS_PER_CALL, socket_connect_timeout=_SECONDS_PER_CALL, retry=once
         )
-    except (ValueError, TypeError, AttributeError, redis.RedisError) as error:
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # does not connect, but looks at the URL's options
+    except Exception as error:  # noqa: BLE001 - whatever it is, its text may be the URL
         return ConfigError(f"not a URL of a Redis server ({type(error).__name__})")
     return client
 
@@ -270,6 +279,11 @@ def _fields(row: Row) -> Iterator[str | int]:
     yield from ("due", "" if row.due is None else row.due, "dead", "" if row.dead is None else row.dead)
 
 
-def _text(value: bytes | str) -> str:
-    """Give text, whether or not the client decodes answers."""
-    return value if isinstance(value, str) else value.decode("ascii")
+def _is_reached(instant: str, before: int) -> bool:
+    return instant.isdecimal() and int(instant) <= before
+
+
+def _text(value: bytes | str | None) -> str:
+    """Give text, whether or not the client decodes answers. What is not ASCII is damaged: no text, no JSON."""
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else value or ""
+    return text if text.isascii() else ""
