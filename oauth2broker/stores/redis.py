@@ -113,6 +113,7 @@ class RedisStore(RemoteStore):
         cipher: RecordCipher | None = None,
         keep_dead: timedelta = timedelta(days=30),
     ) -> None:
+        self._prefix = prefix  # before anything is raised: who reports that shows a repr of us
         redis = _import_redis()
         if isinstance(redis, ConfigError):
             raise redis
@@ -124,7 +125,6 @@ class RedisStore(RemoteStore):
             raise ConfigError("keep_dead is a timedelta of an hour or more")
         super().__init__(cipher)
         self._client: Any = client  # its types leave open whether a command gives an awaitable
-        self._prefix = prefix
         self._keep_dead = keep_dead // timedelta(milliseconds=1)
 
     def __repr__(self) -> str:
@@ -284,6 +284,6 @@ def _is_reached(instant: str, before: int) -> bool:
 
 
 def _text(value: bytes | str | None) -> str:
-    """Give text, whether or not the client decodes answers. What is not ASCII is damaged: no text, no JSON."""
+    """Give text, whether or not the client decodes answers. What is not ASCII is damaged, and no JSON."""
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value or ""
     return text if text.isascii() else ""

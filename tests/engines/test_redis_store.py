@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import redis
 
-from oauth2broker import BrokerStore, CompareAndSwapOutcome, RedisStore, SerializationError, TokenFamily
+from oauth2broker import BrokerStore, CompareAndSwapOutcome, RedisStore, TokenFamily
 from oauth2broker.stores.base import dead_at, due_at
 from oauth2broker.testing import StoreContract
 from oauth2broker.testing.store_contract import NOW, make_record
@@ -274,47 +273,3 @@ def test_a_large_record_goes_through_all_steps(store: RedisStore) -> None:
     buried = store.revoke(large.key, NOW, "refresh-1")
     assert buried is not None
     assert buried.revoked_at == NOW
-
-
-@pytest.mark.parametrize("decode_responses", [False, True])
-@pytest.mark.parametrize(
-    "damage",
-    [
-        {"record": b"{"},
-        {"record": b""},
-        {"record": b"\xff{}"},
-        {"record": "é"},
-        {"record": b"[1]", "stamp": b"\xc3"},
-    ],
-)
-def test_a_damaged_record_is_named_and_left_alone(
-    redis_url: str, client: redis.Redis, damage: dict[str, bytes], decode_responses: bool
-) -> None:
-    """FAULTS 21: reading and burying it say so by its digest, a listing leaves it out, the others are fine."""
-    store = RedisStore(
-        redis.Redis.from_url(redis_url, decode_responses=decode_responses, encoding_errors="replace")
-    )
-    damaged, other = make_record("damaged"), make_record("other")
-    for record in (damaged, other):
-        store.save(record)
-    name = f"{PREFIX}{{{damaged.key.digest}}}"
-    client.hset(name, mapping=damage)  # type: ignore[arg-type]
-    before = client.hgetall(name)
-    with pytest.raises(SerializationError, match=damaged.key.digest):
-        store.fetch(damaged.key)
-    with pytest.raises(SerializationError, match=damaged.key.digest):
-        store.revoke(damaged.key, NOW)
-    assert client.hgetall(name) == before
-    assert list(store.keys()) == [other.key]
-    client.hset(name, mapping={"due": "²", "dead": "x"})
-    assert list(store.keys_due("provider:eu", "client-1", NOW + timedelta(days=1))) == [other.key]
-    assert store.fetch(other.key) == other
-
-
-def test_what_is_not_ours_at_all_is_no_record(store: RedisStore, client: redis.Redis) -> None:
-    """A hash of another program under our name, without a record: there is none."""
-    client.hset(f"{PREFIX}{{{RECORD.key.digest}}}", "something", "else")
-    assert store.fetch(RECORD.key) is None
-    assert list(store.keys()) == []
-    assert store.compare_and_swap_refresh(RECORD.key, None, RECORD) is CompareAndSwapOutcome.MISSING
-    assert store.fetch(replace(RECORD).key) is None
