@@ -33,6 +33,13 @@ pytestmark = pytest.mark.engines
 
 PREFIX = "oauth2broker:"
 PASSWORD = "hunter2-with=0dd"
+BAD_URLS = [
+    f"redis://user:{PASSWORD}@host:{PASSWORD}/0",
+    f"http://user:{PASSWORD}@host/0",
+    f"redis://user:{PASSWORD}@host/0?socket_timeout={PASSWORD}",
+    f"redis://:{PASSWORD}@host/0?no_such_option={PASSWORD}",
+    f"rediss://:{PASSWORD}@host/0?ssl_cert_reqs={PASSWORD}",
+]
 
 
 @pytest.fixture
@@ -122,15 +129,6 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, make: Calla
     with pytest.raises(ConfigError, match=r"oauth2broker\[redis\]") as failed:
         make()
     assert_password_hidden(failed.value)
-
-
-BAD_URLS = [
-    f"redis://user:{PASSWORD}@host:{PASSWORD}/0",
-    f"http://user:{PASSWORD}@host/0",
-    f"redis://user:{PASSWORD}@host/0?socket_timeout={PASSWORD}",
-    f"redis://:{PASSWORD}@host/0?no_such_option={PASSWORD}",
-    f"rediss://:{PASSWORD}@host/0?ssl_cert_reqs={PASSWORD}",
-]
 
 
 @pytest.mark.parametrize("url", [*BAD_URLS, None, b"redis://host", 6379])
