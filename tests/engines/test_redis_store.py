@@ -148,6 +148,7 @@ def test_no_record_goes_back_to_the_server(
 def test_what_belongs_to_a_key_is_in_one_slot(redis_cluster: RedisCluster) -> None:
     """On a cluster each record is with its lease, and records are on all nodes."""
     client = redis.RedisCluster.from_url(redis_cluster.url)
+    node: Any = redis_cluster.nodes[0].client()
     store = RedisStore(client)
     records = [make_record(f"user-{number}") for number in range(20)]
     for record in records:
@@ -155,9 +156,7 @@ def test_what_belongs_to_a_key_is_in_one_slot(redis_cluster: RedisCluster) -> No
         with holding(store, record.key):
             names = [f"{PREFIX}{{{record.key.digest}}}", f"{PREFIX}{{{record.key.digest}}}:lease"]
             assert client.exists(*names) == 2
-            slots = {
-                redis_cluster.nodes[0].client().execute_command("CLUSTER KEYSLOT", name) for name in names
-            }
+            slots = {node.execute_command("CLUSTER KEYSLOT", name) for name in names}
             assert len(slots) == 1
     per_node = [node.client().dbsize() for node in redis_cluster.nodes]
     assert (sum(per_node), all(per_node)) == (20, True)
