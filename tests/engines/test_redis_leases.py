@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from oauth2broker import BackendError, CompareAndSwapOutcome, RedisStore
-from oauth2broker.stores.leases import LeaseTimes
+from oauth2broker.stores.leases import Holder, LeaseTimes
 from oauth2broker.testing.store_contract import make_record
 
 from .conftest import OwnRedis
@@ -77,7 +77,9 @@ def test_a_holder_that_is_back_in_time_keeps_its_lease(
 ) -> None:
     """What others have watched counts for nothing once it is prolonged."""
     assert can_lease(store, KEY) is False
-    silent.prolong_leases({owner_of(client): KEY.digest}, 3 * WATCH)
+    owner = owner_of(client)
+    silent.prolong_leases({owner: KEY.digest}, 3 * WATCH)
+    assert store.take_lease(KEY.digest, "who has watched it", 1.0, owner) == Holder(owner, has_lapsed=False)
     assert can_lease(store, KEY, timeout=2 * WATCH) is False
 
 

@@ -63,6 +63,7 @@ def client(redis_url: str) -> redis.Redis:
         {"record": b"\xff{}"},
         {"record": "é"},
         {"record": b"[1]", "stamp": b"\xc3"},
+        {"record": make_record("damaged").to_json().encode().replace(b"access-0", b"access-\xff")},
     ],
 )
 def test_a_damaged_record_is_named_and_left_alone(
