@@ -29,7 +29,8 @@ _SECONDS_PER_CALL = 2.0
 _SCANNED = 500
 _LAPSED_FOR = 86_400_000  # milliseconds for which a lapsed lease is still known as somebody's
 
-# ARGV[1] is what is expected, [2] when the record is dead, [3] for how long it is kept then, the rest fields.
+# ARGV[1] is what is expected, [2] when the record is dead, [3] for how long it is kept then, the rest fields
+# (see _fields), of which [7] is the stamp.
 _PUT = """
 local function put()
   redis.call('HSET', KEYS[1], unpack(ARGV, 4))
@@ -49,8 +50,9 @@ _WRITE = _PUT + "put()"
 _SWAP = (
     _PUT
     + """
-local held = redis.call('HMGET', KEYS[1], 'refresh', 'revoked')
+local held = redis.call('HMGET', KEYS[1], 'refresh', 'revoked', 'stamp')
 if not held[1] then return 'missing' end
+if held[3] == ARGV[7] then return 'updated' end -- sent again: the first answer was lost
 if held[2] ~= '0' or held[1] ~= ARGV[1] then return 'refresh_mismatch' end
 put()
 return 'updated'
@@ -59,7 +61,9 @@ return 'updated'
 _REPLACE = (
     _PUT
     + """
-if redis.call('HGET', KEYS[1], 'stamp') ~= ARGV[1] then return 0 end
+local stamp = redis.call('HGET', KEYS[1], 'stamp')
+if stamp == ARGV[7] then return 1 end -- as above
+if stamp ~= ARGV[1] then return 0 end
 put()
 return 1
 """
@@ -182,8 +186,14 @@ class RedisStore(RemoteStore):
         return None if held is None else Holder(_text(held[0]), bool(held[1]))
 
     def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> None:
+        failed: BackendError | None = None
         for owner, digest in owners.items():
-            self._lease(_PROLONG, digest, owner, seconds)
+            try:
+                self._lease(_PROLONG, digest, owner, seconds)
+            except BackendError as error:  # of a cluster, other nodes may be up
+                failed = error
+        if failed is not None:
+            raise failed
 
     def release_lease(self, digest: str, owner: str) -> None:
         self._lease(_RELEASE, digest, owner, 0.0)
