@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from oauth2broker import BackendError, CompareAndSwapOutcome, RedisStore
+from oauth2broker.flows.bounds import Bounds
 from oauth2broker.stores.leases import Holder, LeaseTimes
 from oauth2broker.testing.store_contract import make_record
 
@@ -34,6 +35,8 @@ from .redis_stores import (
 pytestmark = pytest.mark.engines
 
 KEY, OTHER = RECORD.key, make_record("other").key
+DAY = 86_400_000  # milliseconds
+SECONDS_OF_A_HANGING_CALL = 2.0
 
 
 @pytest.fixture
@@ -119,6 +122,15 @@ def store_url(client: redis.Redis) -> str:
     """Give the URL of the database that `client` looks into."""
     of = client.get_connection_kwargs()
     return f"redis://{of['host']}:{of['port']}/{of['db']}"
+
+
+def test_a_lease_is_prolonged_also_beside_one_that_cannot_be(store: RedisStore, client: redis.Redis) -> None:
+    """One that fails, as on a node of a cluster that is down, is told when all others were tried."""
+    assert store.take_lease(KEY.digest, "who", 1.0, None) is None
+    client.set(f"oauth2broker:{{{OTHER.digest}}}:lease", "no lease at all")
+    with pytest.raises(BackendError):
+        store.prolong_leases({"another": OTHER.digest, "who": KEY.digest}, 60.0)
+    assert int(str(client.pttl(f"oauth2broker:{{{KEY.digest}}}:lease"))) > DAY + 50_000
 
 
 def test_a_holder_that_works_long_keeps_its_lease(redis_url: str, store: RedisStore) -> None:
@@ -242,3 +254,11 @@ def test_a_host_that_is_back_before_the_watch_ends_has_its_lease_again(
         wait_until(lambda: has_lapsed(client), "the lease has lapsed")
         cable.mend()
         assert can_lease(store, KEY, timeout=2 * WATCH) is False
+
+
+def test_the_times_of_leases_fit_how_long_others_wait() -> None:
+    """Longer than a provider's call, watched before who waits gives up, prolonged within a watch."""
+    times = LeaseTimes()
+    assert 30 < times.duration < times.duration + times.watch < Bounds().lease
+    assert times.retry + SECONDS_OF_A_HANGING_CALL < times.watch
+    assert times.beat + SECONDS_OF_A_HANGING_CALL <= times.watch

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,19 @@ def test_a_server_that_is_back_serves_a_store_that_met_the_outage(own_redis: Own
             store.fetch(KEY)
     server.start()
     assert store.fetch(KEY) == RECORD
+
+
+def test_a_call_to_a_server_that_hangs_ends_in_seconds(own_redis: OwnRedis) -> None:
+    """The store's own client waits for two seconds, connected or not, and does not begin again."""
+    server = own_redis()
+    stores = [RedisStore.from_url(server.url) for _ in range(2)]
+    stores[0].fetch(KEY)
+    server.pause()
+    for store in stores:
+        began = time.monotonic()
+        with pytest.raises(BackendError, match="Timeout"):
+            store.fetch(KEY)
+        assert time.monotonic() - began < 3.5
 
 
 @pytest.fixture
@@ -219,10 +234,14 @@ def test_what_is_read_is_never_behind() -> None:
             first.config_set("repl-diskless-sync-delay", 0)
             admin.execute_command("CLUSTER REPLICATE", primary)
             wait_until(lambda: admin.info("replication")["master_link_status"] == "up", "it follows")
-            wait_until(lambda: "slave" in str(first.execute_command("CLUSTER NODES")), "that is known")
+            slots = partial(first.execute_command, "CLUSTER SLOTS")
+            wait_until(lambda: str(replica.port) in str(slots()), "that is known")
         client = redis.RedisCluster.from_url(
-            cluster.url, load_balancing_strategy=LoadBalancingStrategy.ROUND_ROBIN, socket_timeout=1.0
+            cluster.url,
+            load_balancing_strategy=LoadBalancingStrategy.ROUND_ROBIN_REPLICAS,
+            socket_timeout=1.0,
         )
+        assert client.get_replicas()
         records = [make_record(f"user-{number}") for number in range(30)]
         store = RedisStore(client)
         for record in records:

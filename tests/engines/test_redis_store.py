@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from oauth2broker import BrokerStore, CompareAndSwapOutcome, RedisStore, TokenFamily
+from oauth2broker import BrokerStore, CompareAndSwapOutcome, RedisStore, TokenFamily, TokenSecret
 from oauth2broker.stores.base import dead_at, due_at
 from oauth2broker.testing import StoreContract
 from oauth2broker.testing.store_contract import NOW, make_record
@@ -262,6 +262,20 @@ def make_changes(number: int) -> dict[str, Any]:
         "refresh_token": "refresh-0" if number % 3 else None,
         "refresh_expires_at": ends if number % 5 == 0 else None,
     }
+
+
+def test_what_is_sent_twice_is_done_once(store: RedisStore) -> None:
+    """A client that sends again, because the answer was lost, hears the same; another's write is another."""
+    store.save(RECORD)
+    row, again = store._row(rotated(RECORD)), store._row(rotated(RECORD))
+    fingerprint = TokenSecret("refresh-0").fingerprint()
+    for _ in range(2):
+        assert store.swap(row, fingerprint) is CompareAndSwapOutcome.UPDATED
+    assert store.swap(again, fingerprint) is CompareAndSwapOutcome.REFRESH_MISMATCH
+    for _ in range(2):
+        assert store.replace(again, row.stamp) is True
+    assert store.replace(store._row(RECORD), row.stamp) is False
+    assert store.fetch(RECORD.key) == rotated(RECORD)
 
 
 def test_a_large_record_goes_through_all_steps(store: RedisStore) -> None:
