@@ -75,10 +75,25 @@ def test_what_was_read_is_served_without_a_call_until_it_is_too_old(
     assert (store.fetch(KEY), back.reads) == (NEWER, 2)
 
 
+def test_the_age_counts_from_before_the_read(store: TieredStore, back: Back, seconds: Seconds) -> None:
+    """A slow answer is as old as the question: what is served never lags by more than five seconds."""
+
+    def take_three_seconds() -> None:
+        seconds.now += 3
+
+    back.after_read = take_three_seconds
+    assert store.fetch(KEY) == RECORD
+    seconds.now += 2
+    back.save(NEWER)
+    assert store.fetch(KEY) == NEWER
+
+
 def test_that_there_is_nothing_is_not_kept(store: TieredStore, back: Back) -> None:
     """A login elsewhere is seen at once by who had nothing; so is a deletion here."""
+    store.fetch(KEY)
     store.delete(KEY)
     assert store.fetch(KEY) is None
+    assert store._read_at == {}
     back.save(RECORD)
     assert store.fetch(KEY) == RECORD
 

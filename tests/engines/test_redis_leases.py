@@ -214,6 +214,24 @@ def test_an_outage_of_the_server_is_no_watch(own_redis: OwnRedis) -> None:
         assert can_lease(store, KEY, timeout=PATIENCE) is True
 
 
+def test_a_hang_of_the_server_is_no_watch_either(own_redis: OwnRedis) -> None:
+    """Also when a client waited for the answer: its holder had to wait as well."""
+    server = own_redis()
+    endless = QuickStore(redis.Redis.from_url(server.url, socket_timeout=None))
+    with holding(SilentStore.from_url(server.url), KEY), server.client() as client:
+        wait_until(lambda: has_lapsed(client), "the lease has lapsed")
+        assert can_lease(endless, KEY) is False
+        server.pause()
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(can_lease, endless, KEY)
+            with pytest.raises(TimeoutError):
+                asking.result(1.2 * WATCH)
+            server.resume()
+            assert asking.result(PATIENCE) is False
+        assert can_lease(endless, KEY, timeout=0.5 * WATCH) is False
+        assert can_lease(endless, KEY, timeout=PATIENCE) is True
+
+
 def test_a_host_that_was_cut_off_changes_nothing_when_it_is_back(
     redis_url: str, redis_server: RedisServer, store: RedisStore, client: redis.Redis
 ) -> None:
