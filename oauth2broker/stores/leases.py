@@ -118,7 +118,7 @@ class Leases:
         try:
             holder = self._backend.take_lease(digest, owner, self._times.duration, abandoned)
         except BaseException:  # it may be ours, though we were not told
-            self._lapsed.clear()
+            self._lapsed.clear()  # and who holds it may not reach the backend either
             self._release(digest, owner)
             raise
         waited = time.monotonic() - asked_at
@@ -172,7 +172,6 @@ class Leases:
                 self._backend.prolong_leases(held, self._times.duration)
             self._release_owed()
         except Exception as error:  # noqa: BLE001 - whatever it is, the thread must go on
-            self._lapsed.clear()  # other holders may not reach the backend either
             logger.warning("leases could not be prolonged or released (%s)", type(error).__name__)
             return False
         return True

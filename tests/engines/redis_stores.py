@@ -68,15 +68,17 @@ def has_lapsed(client: redis.Redis) -> bool:
 
 
 @contextmanager
-def watched(server: RedisServer) -> Iterator[list[str]]:
-    """Give a list of all that the server is told meanwhile, also by scripts, as it shows it itself."""
+def watched(server: RedisServer, url: str) -> Iterator[list[str]]:
+    """Give a list of all that is told meanwhile to this database, also by scripts, as the server shows it."""
+    number = int(url.rpartition("/")[2])
     told: list[str] = []
     with server.client() as client, client.monitor() as monitor:
         yield told
         with server.client() as marker:
             marker.echo("that was all")
-        while "that was all" not in (command := str(monitor.next_command()["command"])):
-            told.append(command)
+        while "that was all" not in str((seen := monitor.next_command())["command"]):
+            if seen["db"] == number:
+                told.append(str(seen["command"]))
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def test_nothing_plain_goes_to_the_server_but_the_record(redis_url: str, redis_s
     with redis_server.client() as admin:
         admin.config_set("slowlog-log-slower-than", 0)
         admin.slowlog_reset()
-        with watched(redis_server) as told:
+        with watched(redis_server, redis_url) as told:
             do_everything(store)
         told += [str(entry["command"]) for entry in admin.slowlog_get(1000)]
         admin.config_set("slowlog-log-slower-than", 10_000)
@@ -134,11 +134,11 @@ def test_nothing_plain_goes_to_the_server_but_the_record(redis_url: str, redis_s
 
 
 def test_no_record_goes_back_to_the_server(
-    store: RedisStore, client: redis.Redis, redis_server: RedisServer
+    store: RedisStore, redis_url: str, redis_server: RedisServer
 ) -> None:
     """What a swap or a tombstone replaces is compared by a digest or a stamp, and does not cross again."""
     store.save(RECORD)
-    with watched(redis_server) as told:
+    with watched(redis_server, redis_url) as told:
         store.compare_and_swap_refresh(RECORD.key, "refresh-0", rotated(RECORD))
         store.revoke(RECORD.key, NOW, "refresh-1")
     assert sum("refresh-1" in command for command in told) == 2  # the swap, and what it did

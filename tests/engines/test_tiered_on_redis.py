@@ -36,7 +36,7 @@ def test_hits_do_not_reach_the_server(redis_url: str, redis_server: RedisServer)
     """Of a hundred reads the server sees one."""
     RedisStore.from_url(redis_url).save(RECORD)
     store = TieredStore(MemoryStore(), RedisStore.from_url(redis_url), max_age=timedelta(hours=1))
-    with watched(redis_server) as told:
+    with watched(redis_server, redis_url) as told:
         for _ in range(100):
             assert store.fetch(RECORD.key) == RECORD
     assert sum("EVAL" in command for command in told) == 1
