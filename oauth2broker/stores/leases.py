@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from oauth2broker.errors import StoreError
+from oauth2broker.errors import BackendError, StoreError
 from oauth2broker.forking import forget_in_children
 from oauth2broker.obs import logger
 
@@ -24,13 +24,14 @@ from oauth2broker.obs import logger
 class LeaseTimes:
     """In seconds. ``duration`` is more than any call to a provider takes (30), and together with ``watch``
     less than others wait for a lease (35). A lease is prolonged every ``beat``, and after a failure every
-    ``retry``, which is less than ``watch``. Between two tries to get one is ``first_poll`` to
+    ``retry``; both are less than ``watch``, so that nobody gets the lease of a holder that reaches the
+    backend, also when the backend's clock jumps. Between two tries to get one is ``first_poll`` to
     ``longest_poll``.
     """
 
     duration: float = 31.0
     watch: float = 3.0
-    beat: float = 10.0
+    beat: float = 1.0
     retry: float = 0.5
     first_poll: float = 0.02
     longest_poll: float = 0.25
@@ -71,6 +72,7 @@ class Leases:
         self._backend = backend
         self._times = times
         self._held: dict[str, str] = {}  # digests by owner
+        self._owed: dict[str, tuple[str, float]] = {}  # to release: digests, and until when, by owner
         self._lapsed: dict[str, tuple[str, float]] = {}  # owners, and since when, by digest
         self._lock = threading.Lock()
         self._heart: threading.Thread | None = None
@@ -89,6 +91,7 @@ class Leases:
     def forget_after_fork(self) -> None:
         """The leases are the parent's, to prolong and to release."""
         self._held = {}
+        self._owed = {}
         self._lapsed = {}
         self._lock = threading.Lock()
         self._heart = None
@@ -110,12 +113,21 @@ class Leases:
 
     def _try(self, digest: str, owner: str) -> Holder | None:
         watched, since = self._lapsed.get(digest, (None, 0.0))
-        abandoned = watched if time.monotonic() - since >= self._times.watch else None
+        asked_at = time.monotonic()
+        abandoned = watched if asked_at - since >= self._times.watch else None
         try:
-            return self._backend.take_lease(digest, owner, self._times.duration, abandoned)
+            holder = self._backend.take_lease(digest, owner, self._times.duration, abandoned)
         except BaseException:  # it may be ours, though we were not told
+            self._lapsed.clear()  # and who holds it may not reach the backend either
             self._release(digest, owner)
             raise
+        waited = time.monotonic() - asked_at
+        if waited > self._times.watch / 2:
+            self._lapsed.clear()  # while we were not answered, the holder may not have been either
+        if holder is None and waited > self._times.duration / 2:
+            self._release(digest, owner)
+            raise BackendError("the store gave a lease too late")
+        return holder
 
     def _watch(self, digest: str, holder: Holder) -> None:
         if not holder.has_lapsed:
@@ -124,11 +136,13 @@ class Leases:
             self._lapsed[digest] = (holder.owner, time.monotonic())
 
     def _release(self, digest: str, owner: str) -> None:
-        """Let go; that it fails must not hide what was done under the lease, which lapses by itself."""
+        """Let go; that it fails must not hide what was done under the lease. Then it is tried again."""
         try:
             self._backend.release_lease(digest, owner)
         except StoreError as error:
-            logger.warning("a lease could not be released (%s); it will lapse", type(error).__name__)
+            logger.warning("a lease could not be released (%s) and will be later", type(error).__name__)
+            self._owed[owner] = digest, time.monotonic() + self._times.duration
+            self._require_heart()
 
     def _require_heart(self) -> None:
         with self._lock:
@@ -142,20 +156,28 @@ class Leases:
                 logger.warning("no thread could be started to prolong leases")
 
     def _beat(self) -> None:
-        """Prolong what is held, while anything is."""
+        """Prolong what is held, and release what is owed, while there is anything."""
         pause = self._times.beat
         while True:
             time.sleep(pause)
             with self._lock:
-                if not self._held:
+                if not self._held and not self._owed:
                     self._heart = None
                     return
-            pause = self._times.beat if self._prolong() else self._times.retry
+            pause = self._times.beat if self._keep_up() else self._times.retry
 
-    def _prolong(self) -> bool:
+    def _keep_up(self) -> bool:
         try:
-            self._backend.prolong_leases(dict(self._held), self._times.duration)
+            if held := dict(self._held):
+                self._backend.prolong_leases(held, self._times.duration)
+            self._release_owed()
         except Exception as error:  # noqa: BLE001 - whatever it is, the thread must go on
-            logger.warning("leases could not be prolonged (%s)", type(error).__name__)
+            logger.warning("leases could not be prolonged or released (%s)", type(error).__name__)
             return False
         return True
+
+    def _release_owed(self) -> None:
+        for owner, (digest, lapses_at) in list(self._owed.items()):
+            if time.monotonic() < lapses_at:
+                self._backend.release_lease(digest, owner)
+            self._owed.pop(owner, None)

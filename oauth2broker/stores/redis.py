@@ -27,9 +27,10 @@ Result = TypeVar("Result")
 
 _SECONDS_PER_CALL = 2.0
 _SCANNED = 500
-_LAPSED_FOR = 3_600_000  # milliseconds for which a lapsed lease is still known as somebody's
+_LAPSED_FOR = 86_400_000  # milliseconds for which a lapsed lease is still known as somebody's
 
-# ARGV[1] is what is expected, [2] when the record is dead, [3] for how long it is kept then, the rest fields.
+# ARGV[1] is what is expected, [2] when the record is dead, [3] for how long it is kept then, the rest fields
+# (see _fields), of which [7] is the stamp.
 _PUT = """
 local function put()
   redis.call('HSET', KEYS[1], unpack(ARGV, 4))
@@ -42,12 +43,16 @@ local function put()
   end
 end
 """
+# A script also for what a client would read by itself: no replica and no cache of the client's answers it,
+# and both may be behind.
+_READ = "return redis.call('HMGET', KEYS[1], 'record', 'stamp')"
 _WRITE = _PUT + "put()"
 _SWAP = (
     _PUT
     + """
-local held = redis.call('HMGET', KEYS[1], 'refresh', 'revoked')
+local held = redis.call('HMGET', KEYS[1], 'refresh', 'revoked', 'stamp')
 if not held[1] then return 'missing' end
+if held[3] == ARGV[7] then return 'updated' end -- sent again: the first answer was lost
 if held[2] ~= '0' or held[1] ~= ARGV[1] then return 'refresh_mismatch' end
 put()
 return 'updated'
@@ -56,7 +61,9 @@ return 'updated'
 _REPLACE = (
     _PUT
     + """
-if redis.call('HGET', KEYS[1], 'stamp') ~= ARGV[1] then return 0 end
+local stamp = redis.call('HGET', KEYS[1], 'stamp')
+if stamp == ARGV[7] then return 1 end -- as above
+if stamp ~= ARGV[1] then return 0 end
 put()
 return 1
 """
@@ -110,7 +117,10 @@ class RedisStore(RemoteStore):
         cipher: RecordCipher | None = None,
         keep_dead: timedelta = timedelta(days=30),
     ) -> None:
+        self._prefix = prefix  # before anything is raised: who reports that shows a repr of us
         redis = _import_redis()
+        if isinstance(redis, ConfigError):
+            raise redis
         if not isinstance(client, redis.Redis | redis.RedisCluster):
             raise ConfigError(f"client is a redis.Redis or redis.RedisCluster, not {type(client).__name__}")
         if not isinstance(prefix, str) or not re.fullmatch(r"[!-z|~]*", prefix):
@@ -119,8 +129,6 @@ class RedisStore(RemoteStore):
             raise ConfigError("keep_dead is a timedelta of an hour or more")
         super().__init__(cipher)
         self._client: Any = client  # its types leave open whether a command gives an awaitable
-        self._failures = (redis.RedisError, OSError)
-        self._prefix = prefix
         self._keep_dead = keep_dead // timedelta(milliseconds=1)
 
     def __repr__(self) -> str:
@@ -147,7 +155,7 @@ class RedisStore(RemoteStore):
         return cls(client, prefix=prefix, cipher=cipher, keep_dead=keep_dead)
 
     def read(self, digest: str) -> Found | None:
-        text, stamp = self._held(lambda: self._client.hmget(self._key(digest), "record", "stamp"))
+        text, stamp = self._held(lambda: self._client.eval(_READ, 1, self._key(digest)))
         return None if text is None else Found(digest, _text(text), _text(stamp))
 
     def write(self, row: Row) -> None:
@@ -178,8 +186,14 @@ class RedisStore(RemoteStore):
         return None if held is None else Holder(_text(held[0]), bool(held[1]))
 
     def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> None:
+        failed: BackendError | None = None
         for owner, digest in owners.items():
-            self._lease(_PROLONG, digest, owner, seconds)
+            try:
+                self._lease(_PROLONG, digest, owner, seconds)
+            except BackendError as error:  # of a cluster, other nodes may be up
+                failed = error
+        if failed is not None:
+            raise failed
 
     def release_lease(self, digest: str, owner: str) -> None:
         self._lease(_RELEASE, digest, owner, 0.0)
@@ -206,7 +220,7 @@ class RedisStore(RemoteStore):
                 [
                     digest
                     for digest, (whose, instant) in asked
-                    if instant and _text(whose) == client and int(instant) <= before
+                    if _text(whose) == client and _is_reached(_text(instant), before)
                 ]
             )
 
@@ -237,28 +251,33 @@ class RedisStore(RemoteStore):
         """Make a :class:`BackendError` of what the client raises, whose texts may hold arguments."""
         try:
             return call()
-        except self._failures as error:
+        except Exception as error:  # noqa: BLE001 - a program's client may have hooks that raise anything
             failed = type(error).__name__
         raise BackendError(f"Redis failed ({failed})")
 
 
 def _import_redis() -> Any:
+    """Give redis-py, or a :class:`ConfigError`."""
     try:
         import redis
     except ImportError:
-        raise ConfigError('redis is not installed: pip install "oauth2broker[redis]"') from None
+        return ConfigError('redis is not installed: pip install "oauth2broker[redis]"')
     return redis
 
 
 def _client_of(url: str) -> Redis | ConfigError:
     """Give a client, or what is wrong; never raises, so that no traceback holds the URL."""
     redis = _import_redis()
+    if isinstance(redis, ConfigError):
+        return redis
     once = redis.retry.Retry(redis.backoff.NoBackoff(), 1, (redis.ConnectionError,))
     try:
         client: Redis = redis.Redis.from_url(
             url, socket_timeout=_SECONDS_PER_CALL, socket_connect_timeout=_SECONDS_PER_CALL, retry=once
         )
-    except (ValueError, TypeError, AttributeError, redis.RedisError) as error:
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # does not connect, but looks at the URL's options
+    except Exception as error:  # noqa: BLE001 - whatever it is, its text may be the URL
         return ConfigError(f"not a URL of a Redis server ({type(error).__name__})")
     return client
 
@@ -270,6 +289,11 @@ def _fields(row: Row) -> Iterator[str | int]:
     yield from ("due", "" if row.due is None else row.due, "dead", "" if row.dead is None else row.dead)
 
 
-def _text(value: bytes | str) -> str:
-    """Give text, whether or not the client decodes answers."""
-    return value if isinstance(value, str) else value.decode("ascii")
+def _is_reached(instant: str, before: int) -> bool:
+    return instant.isdecimal() and int(instant) <= before
+
+
+def _text(value: bytes | str | None) -> str:
+    """Give text, whether or not the client decodes answers. What is not ASCII is damaged, and no JSON."""
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else value or ""
+    return text if text.isascii() else ""

@@ -129,9 +129,9 @@ class RemoteStore(BrokerStore):
     def compare_and_swap_refresh(
         self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
     ) -> CompareAndSwapOutcome:
-        require_same_key(key, replacement)
         expected = None if expected_refresh is None else TokenSecret(expected_refresh)
         del expected_refresh  # from here on nothing plain is in this frame
+        require_same_key(key, replacement)
         return self.swap(self.build_row(replacement), _fingerprint(expected))
 
     def revoke(

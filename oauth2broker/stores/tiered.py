@@ -49,7 +49,7 @@ class TieredStore(BrokerStore):
         self._front = front
         self._back = guarded(back)
         self._max_age = max_age.total_seconds()
-        self._max_age_if_error = (max_age + stale_if_error).total_seconds()
+        self._max_age_if_error = self._max_age + stale_if_error.total_seconds()
         self._read_at: dict[str, float] = {}  # by digest, of what is in front
         self._leased: set[str] = set()
         self._changes = 0
@@ -137,7 +137,7 @@ class TieredStore(BrokerStore):
         with self._lock:
             if changes != self._changes:
                 return
-            if len(self._read_at) >= _MOST_KEPT:
+            if len(self._read_at) >= _MOST_KEPT and record.key.digest not in self._read_at:
                 self._forget_all()  # rather than keep order on the hot path
             self._front.save(record)
             self._read_at[record.key.digest] = now
