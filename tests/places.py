@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from oauth2broker import (
     BrokerStore,
     FileStore,
+    RecordCipher,
     RedisStore,
     SQLAlchemyStore,
     StoreKey,
@@ -38,13 +39,13 @@ class Place:
 
     url: str
 
-    def open(self) -> BrokerStore:
+    def open(self, cipher: RecordCipher | None = None) -> BrokerStore:
         """Open a store there, as each process does. It asks nothing of an engine yet."""
         if "://" not in self.url:
-            return FileStore(self.url)
+            return FileStore(self.url, cipher=cipher)
         if self.url.startswith("redis"):
-            return QuickRedisStore.from_url(self.url)
-        return QuickSQLAlchemyStore(self.url)
+            return QuickRedisStore.from_url(self.url, cipher=cipher)
+        return QuickSQLAlchemyStore(self.url, cipher=cipher)
 
     @contextmanager
     def opened(self) -> Iterator[BrokerStore]:

@@ -178,10 +178,13 @@ class _Renewal:
     def _require_still_allowed(
         self, call: PreparedCall, record: TokenRecord, attempted: TokenRecord, began: float
     ) -> None:
-        """Raise, and take the mark away, when marking took too long, or a pause began meanwhile.
+        """Raise when marking took too long, a pause began meanwhile, or the lease may be another's by now.
 
-        Others count from the time in the mark: a store that is slow must not eat up their margin.
+        Others count from the time in the mark: a store that is slow must not eat up their margin. The mark is
+        taken away, but not from under somebody who may have the lease, and whose mark it may stand for.
         """
+        if may_rotate(self.tools.endpoint.descriptor) and not self.tools.store.is_lease_held(self.key):
+            raise TransientError("the lease was lost before the token was presented")
         try:
             self.tools.endpoint.look_again(call)
             is_slow = time.monotonic() - began > self.tools.bounds.slowest_mark

@@ -97,6 +97,14 @@ class BrokerStore(ABC):
         holder kept it. A holder that dies loses it. Raises :class:`StoreError` when nobody can tell.
         """
 
+    def is_lease_held(self, key: StoreKey) -> bool:
+        """Whether the lease of ``key`` that this process has taken is surely still its own.
+
+        A store whose leases lapse in time, and may have lapsed while the process or its network stood still,
+        must say. One whose leases end with their holder only, as here, says True.
+        """
+        return True
+
 
 def holds_refresh(record: TokenRecord, expected: TokenSecret | str | None) -> bool:
     """Whether ``record`` holds exactly the refresh token ``expected``. For authors of stores."""

@@ -1,4 +1,4 @@
-"""An end to statements of drivers that have no time-out of their own for a server that is silent."""
+"""An end to what drivers do that have no time-out of their own for a server that is silent."""
 
 from __future__ import annotations
 
@@ -8,39 +8,62 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 from oauth2broker.forking import forget_in_children
 
 _POLL_SECONDS = 0.25
 
 
+@dataclass(slots=True, eq=False)
+class _Work:
+    """What a thread has until ``deadline`` for, and copies of the sockets that it uses for that."""
+
+    deadline: float
+    sockets: list[socket.socket] = field(default_factory=list)
+
+
 class Deadlines:
-    """Shuts down the socket of whoever takes longer than ``seconds``. Safe to share between threads.
+    """Shuts down the sockets of whoever takes longer than ``seconds``. Safe to share between threads.
 
     The driver then finds its connection closed. A thread looks, while anything runs.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self._mine = threading.local()
         self.forget_after_fork()
         forget_in_children(self)
 
     @contextmanager
-    def bound(self, descriptor: int) -> Iterator[None]:
-        """Bound what is done meanwhile on the socket of that file ``descriptor``, which stays open."""
-        running = object()
+    def bound(self) -> Iterator[None]:
+        """Bound what this thread does meanwhile with the sockets that it names."""
+        self._mine.work = work = _Work(time.monotonic() + self._seconds)
         with self._lock:
-            self._running[running] = (time.monotonic() + self._seconds, descriptor)
+            self._running.add(work)
             self._require_thread()
         try:
             yield
         finally:
-            with self._lock:  # afterwards the descriptor may be another's
-                del self._running[running]
+            self._mine.work = None
+            with self._lock:
+                self._running.discard(work)
+            for copy in work.sockets:
+                copy.close()
+
+    def name(self, descriptor: int) -> None:
+        """Say that what is bound on this thread, if anything is, uses the socket of that descriptor.
+
+        It is copied: the descriptor may be closed, and be another's, before the deadline.
+        """
+        work: _Work | None = getattr(self._mine, "work", None)
+        if work is not None:
+            with suppress(OSError), self._lock:
+                work.sockets.append(socket.socket(fileno=os.dup(descriptor)))
 
     def forget_after_fork(self) -> None:
         """What runs is the parent's, and so is the thread."""
-        self._running: dict[object, tuple[float, int]] = {}
+        self._running: set[_Work] = set()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -59,11 +82,7 @@ class Deadlines:
                     self._thread = None
                     return
                 now = time.monotonic()
-                for deadline, descriptor in self._running.values():
-                    if now >= deadline:
-                        _shut_down(descriptor)
-
-
-def _shut_down(descriptor: int) -> None:
-    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as copy:
-        copy.shutdown(socket.SHUT_RDWR)
+                late = [used for work in self._running if now >= work.deadline for used in work.sockets]
+                for used in late:
+                    with suppress(OSError):
+                        used.shutdown(socket.SHUT_RDWR)

@@ -31,8 +31,8 @@ class FileText:
     identity: Identity | None
 
 
-def own_folder(path: str) -> str:
-    """Give ``path``, a folder that nobody else can enter, made if it was missing."""
+def require_own_folder(path: str) -> None:
+    """Have a folder there that nobody else can enter. Raises :class:`ConfigError`, :class:`BackendError`."""
     try:
         make_folder(path, os.makedirs)
         found = os.stat(path)
@@ -45,7 +45,6 @@ def own_folder(path: str) -> str:
             raise ConfigError(f"{path} belongs to another user")
         if stat.S_IMODE(found.st_mode) & 0o077:
             raise ConfigError(f"{path} can be entered by others: chmod 700")
-    return path
 
 
 def make_folder(path: str, make: Callable[[str, int], None]) -> None:

@@ -31,10 +31,10 @@ from oauth2broker.stores.disk import (
     identify,
     list_files,
     make_folder,
-    own_folder,
     read_file,
     remove_file,
     replace_file,
+    require_own_folder,
 )
 from oauth2broker.stores.sealing import RecordCipher, RecordCodec, RewrapReport, Stored, located, rewrap
 
@@ -73,8 +73,9 @@ class FileStore(BrokerStore):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, cipher: RecordCipher | None = None) -> None:
+        self._folder = os.path.abspath(path)  # before anything is raised: who reports that shows a repr of us
         self._codec = RecordCodec(cipher)
-        self._folder = own_folder(os.path.abspath(path))
+        require_own_folder(self._folder)
         self._cache: dict[str, _Loaded] = {}
         self._leased: set[str] = set()
         self._write_lock = threading.Lock()

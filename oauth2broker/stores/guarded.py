@@ -62,6 +62,9 @@ class GuardedStore(BrokerStore):
     def keys_dead(self, provider: str, client_id: str, before: datetime) -> Iterator[StoreKey]:
         return _held_keys(lambda: self._store.keys_dead(provider, client_id, before))
 
+    def is_lease_held(self, key: StoreKey) -> bool:
+        return _held(lambda: self._store.is_lease_held(key))
+
     @contextmanager
     def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
         lease = ExitStack()

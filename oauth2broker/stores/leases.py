@@ -24,13 +24,14 @@ from oauth2broker.obs import logger
 class LeaseTimes:
     """In seconds. ``duration`` is more than any call to a provider takes (30), and together with ``watch``
     less than others wait for a lease (35). A lease is prolonged every ``beat``, and after a failure every
-    ``retry``; both are less than ``watch``, so that nobody gets the lease of a holder that reaches the
-    backend, also when the backend's clock jumps. Between two tries to get one is ``first_poll`` to
-    ``longest_poll``.
+    ``retry``; both are less than ``watch``. Who watches looks at least every ``blink``, or begins anew: what
+    it did not see, an outage, say, may have kept the holder away. Between two tries to get a lease is
+    ``first_poll`` to ``longest_poll``.
     """
 
     duration: float = 31.0
     watch: float = 3.0
+    blink: float = 1.0
     beat: float = 1.0
     retry: float = 0.5
     first_poll: float = 0.02
@@ -45,6 +46,23 @@ class Holder:
     has_lapsed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A lease that is ours, surely ``until`` then: by the monotonic clock, from before it was asked for."""
+
+    digest: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Lapsed:
+    """A lease that was seen lapsed in the hands of ``owner``, again and again from ``since`` to ``last``."""
+
+    owner: str
+    since: float
+    last: float
+
+
 class LeaseBackend(Protocol):
     """Where the leases are. Every method is atomic for a key, and raises :class:`StoreError`."""
 
@@ -56,8 +74,11 @@ class LeaseBackend(Protocol):
         """
         ...
 
-    def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> None:
-        """Prolong the leases that these owners still have, lapsed or not. ``owners``: digests by owner."""
+    def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> bool:
+        """Prolong the leases that these owners still have, lapsed or not; say whether all of them do.
+
+        ``owners`` are digests by owner.
+        """
         ...
 
     def release_lease(self, digest: str, owner: str) -> None:
@@ -71,9 +92,9 @@ class Leases:
     def __init__(self, backend: LeaseBackend, times: LeaseTimes) -> None:
         self._backend = backend
         self._times = times
-        self._held: dict[str, str] = {}  # digests by owner
+        self._held: dict[str, _Held] = {}  # by owner
         self._owed: dict[str, tuple[str, float]] = {}  # to release: digests, and until when, by owner
-        self._lapsed: dict[str, tuple[str, float]] = {}  # owners, and since when, by digest
+        self._lapsed: dict[str, _Lapsed] = {}  # by digest
         self._lock = threading.Lock()
         self._heart: threading.Thread | None = None
         forget_in_children(self)
@@ -85,7 +106,9 @@ class Leases:
         try:
             yield self._take(digest, owner, timeout)
         finally:
-            if self._held.pop(owner, None) is not None:
+            with self._lock:
+                held = self._held.pop(owner, None)
+            if held is not None:
                 self._release(digest, owner)
 
     def forget_after_fork(self) -> None:
@@ -95,6 +118,11 @@ class Leases:
         self._lapsed = {}
         self._lock = threading.Lock()
         self._heart = None
+
+    def is_held(self, digest: str) -> bool:
+        """Whether a thread of this process has that lease, and it cannot have lapsed."""
+        now = time.monotonic()
+        return any(held.digest == digest and now < held.until for held in list(self._held.values()))
 
     def _take(self, digest: str, owner: str, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
@@ -106,34 +134,45 @@ class Leases:
                 return False
             time.sleep(min(pause, left))
             pause = min(2 * pause, self._times.longest_poll)
-        self._held[owner] = digest
         self._lapsed.pop(digest, None)
         self._require_heart()
         return True
 
     def _try(self, digest: str, owner: str) -> Holder | None:
-        watched, since = self._lapsed.get(digest, (None, 0.0))
+        """Take the lease, and note that it is held, or give its holder."""
         asked_at = time.monotonic()
-        abandoned = watched if asked_at - since >= self._times.watch else None
+        abandoned = self._abandoned(digest, asked_at)
         try:
             holder = self._backend.take_lease(digest, owner, self._times.duration, abandoned)
         except BaseException:  # it may be ours, though we were not told
-            self._lapsed.clear()  # and who holds it may not reach the backend either
+            self._lapsed.pop(digest, None)  # and who holds it may not reach the backend either
             self._release(digest, owner)
             raise
-        waited = time.monotonic() - asked_at
-        if waited > self._times.watch / 2:
-            self._lapsed.clear()  # while we were not answered, the holder may not have been either
-        if holder is None and waited > self._times.duration / 2:
+        if holder is not None:
+            return holder
+        longest = self._times.duration / 2 if abandoned is None else self._times.blink
+        if time.monotonic() - asked_at > longest:
             self._release(digest, owner)
             raise BackendError("the store gave a lease too late")
-        return holder
+        self._held[owner] = _Held(digest, asked_at + self._times.duration)
+        return None
+
+    def _abandoned(self, digest: str, now: float) -> str | None:
+        """Give who has let the lease lapse for long enough, in looks that left no room for its return."""
+        lapsed = self._lapsed.get(digest)
+        if lapsed is None or now - lapsed.last > self._times.blink:
+            self._lapsed.pop(digest, None)
+            return None
+        return lapsed.owner if now - lapsed.since >= self._times.watch else None
 
     def _watch(self, digest: str, holder: Holder) -> None:
+        now, before = time.monotonic(), self._lapsed.get(digest)
         if not holder.has_lapsed:
             self._lapsed.pop(digest, None)
-        elif self._lapsed.get(digest, ("", 0.0))[0] != holder.owner:
-            self._lapsed[digest] = (holder.owner, time.monotonic())
+        elif before is None or before.owner != holder.owner or now - before.last > self._times.blink:
+            self._lapsed[digest] = _Lapsed(holder.owner, now, now)
+        else:
+            self._lapsed[digest] = _Lapsed(holder.owner, before.since, now)
 
     def _release(self, digest: str, owner: str) -> None:
         """Let go; that it fails must not hide what was done under the lease. Then it is tried again."""
@@ -168,13 +207,23 @@ class Leases:
 
     def _keep_up(self) -> bool:
         try:
-            if held := dict(self._held):
-                self._backend.prolong_leases(held, self._times.duration)
+            self._prolong()
             self._release_owed()
         except Exception as error:  # noqa: BLE001 - whatever it is, the thread must go on
             logger.warning("leases could not be prolonged or released (%s)", type(error).__name__)
             return False
         return True
+
+    def _prolong(self) -> None:
+        began = time.monotonic()
+        owners = {owner: lease.digest for owner, lease in list(self._held.items())}
+        if not owners or not self._backend.prolong_leases(owners, self._times.duration):
+            return
+        until = began + self._times.duration
+        with self._lock:  # those that were let go meanwhile stay away
+            self._held |= {
+                owner: _Held(digest, until) for owner, digest in owners.items() if owner in self._held
+            }
 
     def _release_owed(self) -> None:
         for owner, (digest, lapses_at) in list(self._owed.items()):

@@ -1,9 +1,8 @@
 """A store in Redis or Valkey. Needs the extra ``redis``.
 
 A record is a hash named by prefix and ``{digest}`` (the braces are in the name: what belongs to a key is on
-one node of a cluster), its lease another with ``:lease`` behind. What reads and then writes is one script.
-Scripts are sent whole each time, so that one which a server has never seen, or has forgotten, is no case of
-its own.
+one node of a cluster), its lease another with ``:lease`` behind. Scripts are sent whole each time, so that
+one which a server has never seen, or has forgotten, is no case of its own.
 """
 
 from __future__ import annotations
@@ -11,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from oauth2broker.errors import BackendError, ConfigError
 from oauth2broker.stores.base import CompareAndSwapOutcome
 from oauth2broker.stores.leases import Holder
+from oauth2broker.stores.redis_scripts import ADD, PROLONG, READ, RELEASE, REPLACE, SWAP, TAKE
 from oauth2broker.stores.remote import Found, RemoteStore, Row
 from oauth2broker.stores.sealing import RecordCipher
 
@@ -28,70 +29,6 @@ Result = TypeVar("Result")
 _SECONDS_PER_CALL = 2.0
 _SCANNED = 500
 _LAPSED_FOR = 86_400_000  # milliseconds for which a lapsed lease is still known as somebody's
-
-# ARGV[1] is what is expected, [2] when the record is dead, [3] for how long it is kept then, the rest fields
-# (see _fields), of which [7] is the stamp.
-_PUT = """
-local function put()
-  redis.call('HSET', KEYS[1], unpack(ARGV, 4))
-  if ARGV[2] == '' then
-    redis.call('PERSIST', KEYS[1])
-  else
-    local time = redis.call('TIME')
-    local left = math.max(tonumber(ARGV[2]) - time[1] * 1000, 0)
-    redis.call('PEXPIRE', KEYS[1], string.format('%.0f', left + tonumber(ARGV[3])))
-  end
-end
-"""
-# A script also for what a client would read by itself: no replica and no cache of the client's answers it,
-# and both may be behind.
-_READ = "return redis.call('HMGET', KEYS[1], 'record', 'stamp')"
-_WRITE = _PUT + "put()"
-_SWAP = (
-    _PUT
-    + """
-local held = redis.call('HMGET', KEYS[1], 'refresh', 'revoked', 'stamp')
-if not held[1] then return 'missing' end
-if held[3] == ARGV[7] then return 'updated' end -- sent again: the first answer was lost
-if held[2] ~= '0' or held[1] ~= ARGV[1] then return 'refresh_mismatch' end
-put()
-return 'updated'
-"""
-)
-_REPLACE = (
-    _PUT
-    + """
-local stamp = redis.call('HGET', KEYS[1], 'stamp')
-if stamp == ARGV[7] then return 1 end -- as above
-if stamp ~= ARGV[1] then return 0 end
-put()
-return 1
-"""
-)
-
-# ARGV[1] is the owner, [2] milliseconds, [3] for how long more a lapsed lease is known.
-_HOLD = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function hold()
-  redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'until', string.format('%.0f', now + tonumber(ARGV[2])))
-  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', tonumber(ARGV[2]) + tonumber(ARGV[3])))
-end
-"""
-_TAKE = (
-    _HOLD
-    + """
-local held = redis.call('HMGET', KEYS[1], 'owner', 'until')
-if held[1] and held[1] ~= ARGV[1] then
-  local has_lapsed = tonumber(held[2]) <= now
-  if not has_lapsed or held[1] ~= ARGV[4] then return {held[1], has_lapsed and 1 or 0} end
-end
-hold()
-return false
-"""
-)
-_PROLONG = _HOLD + "if redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then hold() end"
-_RELEASE = "if redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 
 class RedisStore(RemoteStore):
@@ -122,7 +59,9 @@ class RedisStore(RemoteStore):
         if isinstance(redis, ConfigError):
             raise redis
         if not isinstance(client, redis.Redis | redis.RedisCluster):
-            raise ConfigError(f"client is a redis.Redis or redis.RedisCluster, not {type(client).__name__}")
+            kind = type(client).__name__
+            del client  # a URL, say, with a password
+            raise ConfigError(f"client is a redis.Redis or redis.RedisCluster, not {kind}")
         if not isinstance(prefix, str) or not re.fullmatch(r"[!-z|~]*", prefix):
             raise ConfigError("prefix is printable ASCII without spaces and braces")
         if not isinstance(keep_dead, timedelta) or keep_dead < timedelta(hours=1):
@@ -155,17 +94,17 @@ class RedisStore(RemoteStore):
         return cls(client, prefix=prefix, cipher=cipher, keep_dead=keep_dead)
 
     def read(self, digest: str) -> Found | None:
-        text, stamp = self._held(lambda: self._client.eval(_READ, 1, self._key(digest)))
+        text, stamp = self._held(lambda: self._client.eval(READ, 1, self._key(digest)))
         return None if text is None else Found(digest, _text(text), _text(stamp))
 
-    def write(self, row: Row) -> None:
-        self._put(_WRITE, row, "")
+    def add(self, row: Row) -> bool:
+        return bool(self._put(ADD, row, ""))
 
     def swap(self, row: Row, refresh: str) -> CompareAndSwapOutcome:
-        return CompareAndSwapOutcome(_text(self._put(_SWAP, row, refresh)))
+        return CompareAndSwapOutcome(_text(self._put(SWAP, row, refresh)))
 
     def replace(self, row: Row, stamp: str) -> bool:
-        return bool(self._put(_REPLACE, row, stamp))
+        return bool(self._put(REPLACE, row, stamp))
 
     def remove(self, digest: str) -> bool:
         return bool(self._held(lambda: self._client.delete(self._key(digest))))
@@ -182,21 +121,23 @@ class RedisStore(RemoteStore):
         return self._scan_by("dead", client, before)
 
     def take_lease(self, digest: str, owner: str, seconds: float, abandoned: str | None) -> Holder | None:
-        held = self._lease(_TAKE, digest, owner, seconds, abandoned or "")
+        held = self._lease(TAKE, digest, owner, seconds, abandoned or "")
         return None if held is None else Holder(_text(held[0]), bool(held[1]))
 
-    def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> None:
+    def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> bool:
         failed: BackendError | None = None
+        prolonged = 0
         for owner, digest in owners.items():
             try:
-                self._lease(_PROLONG, digest, owner, seconds)
+                prolonged += self._lease(PROLONG, digest, owner, seconds)
             except BackendError as error:  # of a cluster, other nodes may be up
                 failed = error
         if failed is not None:
             raise failed
+        return prolonged == len(owners)
 
     def release_lease(self, digest: str, owner: str) -> None:
-        self._lease(_RELEASE, digest, owner, 0.0)
+        self._lease(RELEASE, digest, owner, 0.0)
 
     def _put(self, script: str, row: Row, expected: str) -> Any:
         dead = (
@@ -229,12 +170,13 @@ class RedisStore(RemoteStore):
             if text is not None:
                 yield Found(digest, _text(text), _text(stamp))
 
-    def _fields_of(self, digests: list[str], *names: str) -> Any:
-        """Give these fields of these records, in one round trip."""
+    def _fields_of(self, digests: list[str], *names: str) -> list[Any]:
+        """Give these fields of these records, in one round trip; of what is no hash, nothing."""
         pipeline = self._client.pipeline(transaction=False)
         for digest in digests:
             pipeline.hmget(self._key(digest), *names)
-        return self._held(pipeline.execute)
+        found = self._held(lambda: pipeline.execute(raise_on_error=False))
+        return [self._held(partial(_fields_or_nothing, one, len(names))) for one in found]
 
     def _pages(self) -> Iterator[list[str]]:
         """Give the digests of all records, some hundred at a time; the server goes on meanwhile."""
@@ -280,6 +222,13 @@ def _client_of(url: str) -> Redis | ConfigError:
     except Exception as error:  # noqa: BLE001 - whatever it is, its text may be the URL
         return ConfigError(f"not a URL of a Redis server ({type(error).__name__})")
     return client
+
+
+def _fields_or_nothing(found: Any, count: int) -> Any:
+    """Give what a pipeline found, or raise what it failed of; but a key of another kind is not ours."""
+    if isinstance(found, Exception) and not str(found).startswith("WRONGTYPE"):
+        raise found
+    return [None] * count if isinstance(found, Exception) else found
 
 
 def _fields(row: Row) -> Iterator[str | int]:

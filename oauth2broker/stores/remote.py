@@ -78,8 +78,8 @@ class RemoteStore(BrokerStore):
         """Give what is there."""
 
     @abstractmethod
-    def write(self, row: Row) -> None:
-        """Put it there, whatever is there."""
+    def add(self, row: Row) -> bool:
+        """Put it there if no record is there; say so."""
 
     @abstractmethod
     def swap(self, row: Row, refresh: str) -> CompareAndSwapOutcome:
@@ -110,7 +110,7 @@ class RemoteStore(BrokerStore):
         """See :class:`LeaseBackend`."""
 
     @abstractmethod
-    def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> None:
+    def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> bool:
         """See :class:`LeaseBackend`."""
 
     @abstractmethod
@@ -124,7 +124,15 @@ class RemoteStore(BrokerStore):
         return None if found is None else self._require_record(found)
 
     def save(self, record: TokenRecord) -> None:
-        self.write(self.build_row(record))
+        """Put ``record`` in the place of what is read there now, and of nothing else.
+
+        So what a network held back does nothing when it arrives after all.
+        """
+        row = self.build_row(record)
+        is_written = False
+        while not is_written:
+            found = self.read(row.digest)
+            is_written = self.add(row) if found is None else self.replace(row, found.stamp)
 
     def compare_and_swap_refresh(
         self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
@@ -132,6 +140,8 @@ class RemoteStore(BrokerStore):
         expected = None if expected_refresh is None else TokenSecret(expected_refresh)
         del expected_refresh  # from here on nothing plain is in this frame
         require_same_key(key, replacement)
+        if self._codec.seals:
+            self.fetch(key)  # raises for whoever has not the key: what one cannot read, one does not replace
         return self.swap(self.build_row(replacement), _fingerprint(expected))
 
     def revoke(
@@ -164,6 +174,9 @@ class RemoteStore(BrokerStore):
 
     def refresh_lease(self, key: StoreKey, *, timeout: float) -> AbstractContextManager[bool]:
         return self._leases.hold(key.digest, timeout)
+
+    def is_lease_held(self, key: StoreKey) -> bool:
+        return self._leases.is_held(key.digest)
 
     def rewrap(self, *, accept_plain: bool = False) -> RewrapReport:
         """Seal with the cipher's newest key what another key has sealed, while the store is in use.

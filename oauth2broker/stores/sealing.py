@@ -73,6 +73,11 @@ class RecordCodec:
             raise ConfigError("a cipher is an object with the methods seal, open and is_current")
         self._cipher = cipher
 
+    @property
+    def seals(self) -> bool:
+        """Whether there is a cipher."""
+        return self._cipher is not None
+
     def encode(self, record: TokenRecord) -> str | StoreError:
         """Give the text of ``record``."""
         return self._seal(TokenSecret(record.to_json()), record.key.digest)

@@ -9,12 +9,12 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, Executable, Row, create_engine, event, inspect, make_url
+from sqlalchemy import URL, Engine, Executable, Row, create_engine, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable, Table
@@ -77,6 +77,8 @@ class Database:
         self.engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self.engine.hide_parameters = True  # of this view of the engine alone
         self._deadlines = Deadlines(_SECONDS + 1)  # the server's own bound, if it has one, comes first
+        for moment in ("connect", "checkout"):  # before SQLAlchemy itself asks a new connection anything
+            event.listen(engine.pool, moment, self._name_socket, insert=True)
 
     def __repr__(self) -> str:
         url = self.engine.url
@@ -109,25 +111,34 @@ class Database:
 
     def _try(self, statement: Executable, parameters: Mapping[str, Any]) -> Answer | _Failure:
         try:
-            with self.engine.connect() as connection, self._bound(connection):
+            with self._deadlines.bound(), self.engine.connect() as connection:
                 result = connection.execute(statement, parameters)
                 return Answer(0, tuple(result)) if result.returns_rows else Answer(result.rowcount)
         except Exception as error:  # noqa: BLE001 - a driver, or what listens to the engine, may raise anything
             return _explain(error)
 
-    def _bound(self, connection: Connection) -> AbstractContextManager[None]:
+    def _name_socket(self, connection: Any, *_: object) -> None:
         """Bound what libpq does: it waits for ever for a server that is stopped, or that hangs."""
-        descriptor = getattr(connection.connection.driver_connection, "fileno", None)
-        return nullcontext() if descriptor is None else self._deadlines.bound(descriptor())
+        descriptor = getattr(connection, "fileno", None)
+        if descriptor is not None:
+            self._deadlines.name(descriptor())
 
     def _create(self, statement: Executable, is_there: Callable[[], bool]) -> None:
-        if _looked(is_there):
+        if self._look(is_there):
             return
         try:
             self.run(statement, {})
         except BackendError:
-            if not _looked(is_there):  # else somebody else was faster
+            if not self._look(is_there):  # else somebody else was faster
                 raise
+
+    def _look(self, is_there: Callable[[], bool]) -> bool:
+        try:
+            with self._deadlines.bound():
+                return is_there()
+        except Exception as error:  # noqa: BLE001 - as above
+            failure = _explain(error)
+        raise BackendError(failure.reason)
 
     def _has_index(self, table: str, name: str) -> bool:
         return any(index["name"] == name for index in inspect(self.engine).get_indexes(table))
@@ -202,14 +213,6 @@ def _is_in_memory(url: URL) -> bool:
         return False
     name = url.database or ":memory:"
     return ":memory:" in name or url.query.get("mode") == "memory" or "mode=memory" in name
-
-
-def _looked(is_there: Callable[[], bool]) -> bool:
-    try:
-        return is_there()
-    except Exception as error:  # noqa: BLE001 - see above
-        failure = _explain(error)
-    raise BackendError(failure.reason)
 
 
 def _explain(error: Exception) -> _Failure:

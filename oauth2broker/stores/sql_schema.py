@@ -10,7 +10,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    ColumnElement,
     Dialect,
     Executable,
     Index,
@@ -99,7 +98,8 @@ class Statements:
     """What the store asks of the table, each by primary key or by an index; ``b_...`` are its parameters."""
 
     read: Executable
-    write: Executable
+    fill: Executable
+    make_room: Executable
     swap: Executable
     replace: Executable
     look: Executable
@@ -122,9 +122,12 @@ def build_statements(table: Table, dialect: str) -> Statements:
     columns, now = table.c, literal_column(_CLOCKS[dialect], BigInteger())
     this, is_record = columns.key_digest == bindparam("b_digest"), columns.record.is_not(None)
     is_empty = and_(columns.record.is_(None), columns.lease_owner.is_(None))
-    record, until = _record_values(), {"lease_until": now + bindparam("b_milliseconds", type_=BigInteger())}
-    lease = {"lease_owner": bindparam("b_owner"), **until}
     is_ours = columns.lease_owner == bindparam("b_owner")
+    is_abandoned_by = columns.lease_owner == bindparam("b_abandoned")
+    milliseconds = bindparam("b_milliseconds", type_=BigInteger())
+    record, until = _record_values(), {"lease_until": now + milliseconds}
+    lease = {"lease_owner": bindparam("b_owner"), **until}
+    has_lapsed = or_(columns.lease_until <= now, columns.lease_until > now + 2 * milliseconds)  # set back
     key: dict[str, Any] = {"key_digest": bindparam("b_digest")}
     is_abandoned = and_(
         columns.client_digest == "",
@@ -133,7 +136,8 @@ def build_statements(table: Table, dialect: str) -> Statements:
     )
     return Statements(
         read=_select(table).where(this, is_record),
-        write=_upsert(table, dialect, key, record),
+        fill=_update(table, record).where(this, columns.record.is_(None)),
+        make_room=_insert_if_missing(table, dialect, {**key, **_NO_RECORD}),
         swap=_update(table, record).where(
             this,
             is_record,
@@ -151,9 +155,9 @@ def build_statements(table: Table, dialect: str) -> Statements:
         scan_due=_page(table, columns.due_at),
         scan_dead=_page(table, columns.dead_at),
         take_free=_update(table, lease).where(
-            this, or_(columns.lease_owner.is_(None), is_ours, _lapsed_in_hands_of_abandoned(table, now))
+            this, or_(columns.lease_owner.is_(None), is_ours, and_(is_abandoned_by, has_lapsed))
         ),
-        look_at_lease=select(columns.lease_owner, (columns.lease_until <= now).label("has_lapsed")).where(
+        look_at_lease=select(columns.lease_owner, has_lapsed.label("has_lapsed")).where(
             this, columns.lease_owner.is_not(None)
         ),
         take_new=_insert_if_missing(table, dialect, {**key, **_NO_RECORD, **lease}),
@@ -206,23 +210,6 @@ def _page(table: Table, when: Column[Any]) -> Select[Any]:
         )
         .order_by(when, key)
         .limit(PAGE)
-    )
-
-
-def _lapsed_in_hands_of_abandoned(table: Table, now: ColumnElement[int]) -> ColumnElement[bool]:
-    return and_(table.c.lease_owner == bindparam("b_abandoned"), table.c.lease_until <= now)
-
-
-def _upsert(table: Table, dialect: str, key: Mapping[str, Any], values: Mapping[str, Any]) -> Insert:
-    """Give one statement for both, so that nobody can come in between."""
-    row = {**key, **values}
-    if dialect in ("mysql", "mariadb"):
-        by_mysql = mysql.insert(table).values(row)
-        return by_mysql.on_duplicate_key_update({name: by_mysql.inserted[name] for name in values})
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    statement = insert(table).values(row)
-    return statement.on_conflict_do_update(
-        index_elements=["key_digest"], set_={name: statement.excluded[name] for name in values}
     )
 
 

@@ -90,25 +90,27 @@ class SQLAlchemyStore(RemoteStore):
     def read(self, digest: str) -> Found | None:
         return next(_found(self._run(self._ask.read, digest=digest)), None)
 
-    def write(self, row: Row) -> None:
-        self._run(self._ask.write, **_values(row))
+    def add(self, row: Row) -> bool:
+        values = _values(row)
+        if self._run(self._ask.fill, **values).count:
+            return True
+        self._run(self._ask.make_room, digest=row.digest)
+        return self._run(self._ask.fill, **values).count > 0 or self._is_there(row)
 
     def swap(self, row: Row, refresh: str) -> CompareAndSwapOutcome:
         while not self._run(self._ask.swap, expected=refresh, **_values(row)).count:
-            for found in self._run(self._ask.look, digest=row.digest).rows:
-                if found.stamp == row.stamp:  # it was ours, and the answer was lost
-                    return CompareAndSwapOutcome.UPDATED
-                if found.revoked or found.refresh_digest != refresh:
-                    return CompareAndSwapOutcome.REFRESH_MISMATCH
-            else:
+            found = self._run(self._ask.look, digest=row.digest).rows
+            if not found:
                 return CompareAndSwapOutcome.MISSING
+            [one] = found
+            if one.stamp == row.stamp:  # it was ours, and the answer was lost
+                return CompareAndSwapOutcome.UPDATED
+            if one.revoked or one.refresh_digest != refresh:
+                return CompareAndSwapOutcome.REFRESH_MISMATCH
         return CompareAndSwapOutcome.UPDATED
 
     def replace(self, row: Row, stamp: str) -> bool:
-        if self._run(self._ask.replace, expected=stamp, **_values(row)).count:
-            return True
-        found = self._run(self._ask.look, digest=row.digest).rows
-        return [one.stamp for one in found] == [row.stamp]  # it was ours, and the answer was lost
+        return self._run(self._ask.replace, expected=stamp, **_values(row)).count > 0 or self._is_there(row)
 
     def remove(self, digest: str) -> bool:
         was_there = self._run(self._ask.remove, digest=digest).count > 0
@@ -131,25 +133,33 @@ class SQLAlchemyStore(RemoteStore):
     # Leases.
 
     def take_lease(self, digest: str, owner: str, seconds: float, abandoned: str | None) -> Holder | None:
-        wanted = {"digest": digest, "owner": owner, "milliseconds": int(seconds * 1000)}
+        asked = {"digest": digest, "milliseconds": int(seconds * 1000)}
+        wanted = {**asked, "owner": owner}
         while not self._run(self._ask.take_free, abandoned=abandoned, **wanted).count:
-            for holder in self._run(self._ask.look_at_lease, digest=digest).rows:
+            for holder in self._run(self._ask.look_at_lease, **asked).rows:
                 return Holder(holder.lease_owner, bool(holder.has_lapsed))
             if self._run(self._ask.take_new, **wanted).count:
                 break
         return None
 
-    def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> None:
-        left = iter(owners.items())
+    def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> bool:
+        left, milliseconds, prolonged = iter(owners.items()), int(seconds * 1000), 0
         while some := dict(islice(left, _MOST_OWNERS)):
             names, digests = list(some), list(some.values())
-            self._run(self._ask.prolong, owners=names, digests=digests, milliseconds=int(seconds * 1000))
+            prolonged += self._run(
+                self._ask.prolong, owners=names, digests=digests, milliseconds=milliseconds
+            ).count
+        return prolonged == len(owners)
 
     def release_lease(self, digest: str, owner: str) -> None:
         self._run(self._ask.release, digest=digest, owner=owner)
         self._run(self._ask.drop_if_empty, digest=digest)
 
     # How.
+
+    def _is_there(self, row: Row) -> bool:
+        """Whether a write whose answer was lost has come: it was ours, and there is nothing newer."""
+        return [one.stamp for one in self._run(self._ask.look, digest=row.digest).rows] == [row.stamp]
 
     def _run(self, statement: Executable, **parameters: Any) -> Answer:
         return self._database.run(statement, {f"b_{name}": value for name, value in parameters.items()})
@@ -187,8 +197,8 @@ def _require_sqlalchemy() -> None:
         from sqlalchemy import __version__ as version
     except ImportError:
         version = "0"
-    if int(version.partition(".")[0]) < 2:
-        raise ConfigError('SQLAlchemy 2 is not installed: pip install "oauth2broker[sql]"')
+    if [int(number) for number in re.findall(r"\d+", version)[:3]] < [2, 0, 43]:
+        raise ConfigError('SQLAlchemy 2.0.43 or newer is not installed: pip install "oauth2broker[sql]"')
 
 
 def _values(row: Row) -> dict[str, Any]:

@@ -91,6 +91,9 @@ class TieredStore(BrokerStore):
     def keys_dead(self, provider: str, client_id: str, before: datetime) -> Iterator[StoreKey]:
         return self._back.keys_dead(provider, client_id, before)
 
+    def is_lease_held(self, key: StoreKey) -> bool:
+        return self._back.is_lease_held(key)
+
     @contextmanager
     def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
         with self._back.refresh_lease(key, timeout=timeout) as is_ours:

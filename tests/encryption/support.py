@@ -69,9 +69,9 @@ class Shelf(RemoteStore):
         row = self.rows.get(digest)
         return None if row is None else Found(digest, row.text, row.stamp)
 
-    def write(self, row: Row) -> None:
+    def add(self, row: Row) -> bool:
         with self._lock:
-            self.rows[row.digest] = row
+            return self.rows.setdefault(row.digest, row) is row
 
     def swap(self, row: Row, refresh: str) -> CompareAndSwapOutcome:
         with self._lock:
@@ -107,8 +107,8 @@ class Shelf(RemoteStore):
     def take_lease(self, digest: str, owner: str, seconds: float, abandoned: str | None) -> Holder | None:
         return None
 
-    def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> None:
-        """Nobody lets them lapse here."""
+    def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> bool:
+        return True
 
     def release_lease(self, digest: str, owner: str) -> None:
         """Nobody waits for them here."""

@@ -6,8 +6,17 @@ import pytest
 from redis import Redis
 from sqlalchemy import create_engine, text
 
-from oauth2broker import Broker, BrokerStore, SerializationError, StoreKey
+from oauth2broker import (
+    AesGcmCipher,
+    Broker,
+    BrokerStore,
+    SerializationError,
+    SQLAlchemyStore,
+    StoreKey,
+)
+from oauth2broker.stores.remote import RemoteStore
 from oauth2broker.testing import LoopbackProvider
+from oauth2broker.testing.store_contract import NOW, make_record
 from tests.faults import test_kill, test_lost_answers, test_processes, test_signals
 from tests.faults.workers import log_in
 from tests.places import Place
@@ -65,3 +74,39 @@ def test_a_record_that_cannot_be_read_is_named_and_left_as_it_is(
         store.fetch(key)
     store.save(record)
     assert broker.refresh_access_token(USER_REQUEST) == record
+
+
+def test_a_write_that_a_network_held_back_changes_nothing_when_it_arrives(
+    store: BrokerStore, key: StoreKey, broker: Broker, provider: LoopbackProvider
+) -> None:
+    """FAULTS 4 and 7: it was to replace what was there when it was sent; a rotation and a logout stand."""
+    assert isinstance(store, RemoteStore)
+    late = store.build_row(log_in(broker, provider))
+    before = store.read(key.digest)
+    assert before is not None
+    renewed = broker.refresh_access_token(USER_REQUEST.force_refresh())
+    assert (store.add(late), store.replace(late, before.stamp)) == (False, False)
+    assert store.fetch(key) == renewed
+    tombstone = broker.revoke(USER_REQUEST)
+    assert (store.add(late), store.replace(late, before.stamp)) == (False, False)
+    assert store.fetch(key) == tombstone
+
+
+def test_who_cannot_read_a_record_does_not_replace_it(
+    place: Place, store: BrokerStore, key: StoreKey
+) -> None:
+    """FAULTS 21: neither by a swap with the very refresh token nor by a tombstone."""
+    record = make_record()
+    good, bad = (place.open(cipher=AesGcmCipher(AesGcmCipher.generate_key())) for _ in range(2))
+    good.save(record)
+    for write in (
+        lambda: bad.compare_and_swap_refresh(record.key, record.refresh_token, record),
+        lambda: bad.revoke(record.key, NOW),
+        lambda: bad.fetch(record.key),
+    ):
+        with pytest.raises(SerializationError, match=record.key.digest):
+            write()
+    assert good.fetch(record.key) == record
+    for made in (good, bad):
+        if isinstance(made, SQLAlchemyStore):
+            made.close()

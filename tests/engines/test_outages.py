@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from oauth2broker import Broker, BrokerStore, StoreKey
-from oauth2broker.testing import LoopbackProvider
+from oauth2broker.testing import Fault, LoopbackProvider
 from tests.engines.base import Server
 from tests.engines.conftest import OwnMariaDb, OwnPostgres, OwnRedis
 from tests.engines.network import Cut
@@ -166,6 +166,29 @@ def ask_when(crew: Crew, fail: Callable[[], object]) -> tuple[str | None, str | 
     worker.proceed.set()
     answer = asking.result()[0]
     return answer.token, answer.error
+
+
+# A holder that stands still.
+
+
+def test_a_holder_that_lost_its_lease_before_its_attempt_presents_nothing(
+    provider: LoopbackProvider, expired: StoreKey, crew: Crew
+) -> None:
+    """FAULTS 2 and 8: it was stopped, another took over and is at the provider, and then it goes on."""
+    stopped, other = crew.hire(pause_at="augment"), crew.hire()
+    renewing = stopped.begin(ask)
+    stopped.await_pause()
+    os.kill(stopped.pid, signal.SIGSTOP)
+    provider.inject(Fault.slow(6.0))
+    taking_over = other.begin(ask)
+    wait_for(lambda: provider.token_calls == 1)
+    stopped.proceed.set()
+    os.kill(stopped.pid, signal.SIGCONT)
+    assert renewing.result()[0].error == "TransientError"
+    renewed = taking_over.result()[0]
+    assert renewed.token is not None
+    assert stopped.do(ask_until_served)[-1].token == renewed.token
+    assert (provider.token_calls, provider.reuses) == (1, 0)
 
 
 # A host that is cut off.

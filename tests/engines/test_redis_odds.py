@@ -23,6 +23,7 @@ from oauth2broker import (
     RedisStore,
     SerializationError,
 )
+from oauth2broker.stores.leases import Holder
 from oauth2broker.testing.store_contract import NOW, make_record
 from tests.test_secrecy import Witness
 
@@ -97,6 +98,32 @@ def test_what_is_not_ours_at_all_is_no_record(store: RedisStore, client: redis.R
     assert list(store.keys()) == []
     assert store.compare_and_swap_refresh(RECORD.key, None, RECORD) is CompareAndSwapOutcome.MISSING
     assert store.fetch(replace(RECORD).key) is None
+
+
+def test_a_key_of_another_kind_is_left_out_of_listings(store: RedisStore, client: redis.Redis) -> None:
+    """Whoever put it under our prefix; the records are listed, found to be due, and sealed anew."""
+    record = make_record()
+    store.save(record)
+    client.set(f"{PREFIX}{{note}}", "not ours")
+    assert list(store.keys()) == [record.key]
+    assert list(store.keys_due("provider:eu", "client-1", NOW + timedelta(days=400))) == [record.key]
+
+
+def test_a_clock_that_was_set_back_keeps_nobody_from_a_lease(store: RedisStore) -> None:
+    """One that seems to last more than twice its time counts as lapsed, and is watched like any other."""
+    assert store.take_lease("key", "dead", 600.0, None) is None
+    assert store.take_lease("key", "mine", 31.0, None) == Holder("dead", has_lapsed=True)
+    assert store.take_lease("key", "mine", 31.0, "dead") is None
+
+
+def test_a_url_in_the_place_of_a_client_is_not_shown() -> None:
+    """Nor is it in the frame that raises, whose locals a crash reporter prints."""
+    with pytest.raises(ConfigError) as caught:
+        RedisStore("redis://:hunter2@host")  # type: ignore[arg-type]
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    ours = [frame for frame in shown.stack if frame.filename.endswith("stores/redis.py")]
+    assert ours
+    assert "hunter2" not in "".join(str(frame.locals) for frame in ours) + str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -208,3 +208,18 @@ def in_child(work: Callable[[], None]) -> int:
         code = 0
     finally:
         os._exit(code)
+
+
+def test_a_server_that_falls_silent_before_the_first_question_holds_nobody_for_long(
+    server: tuple[Any, str],
+) -> None:
+    """SQLAlchemy itself asks a first connection some things, and looks whether a table is there."""
+    own, url = server
+    with closing(opened(url)) as known:
+        own.pause()
+        assert fails(known.create_table) < BOUND
+        own.resume()
+    with closing(SQLAlchemyStore(url)) as store:
+        event.listen(store._database.engine.pool, "connect", lambda *_: own.pause())
+        assert fails(lambda: store.fetch(make_record().key)) < BOUND
+        own.resume()

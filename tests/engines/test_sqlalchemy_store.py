@@ -116,7 +116,7 @@ def test_each_step_can_be_done_twice(store: SQLAlchemyStore) -> None:
     tombstone = record.tombstone(NOW)
     first, swapped, buried = (store.build_row(one) for one in (record, newer, tombstone))
     for _ in range(2):
-        store.write(first)
+        assert store.add(first) is True
     for _ in range(2):
         assert store.swap(swapped, first.refresh) is CompareAndSwapOutcome.UPDATED
     for _ in range(2):
@@ -557,3 +557,32 @@ except oauth2broker.ConfigError as error:
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout == 'SQLAlchemy 2 is not installed: pip install "oauth2broker[sql]"\n'
+
+
+def test_a_record_that_comes_back_to_what_is_expected_is_not_missing(
+    store: SQLAlchemyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The swap found another refresh token; the look after it finds the one expected: it is tried again."""
+    record, between = make_record(), make_record(refresh_token="refresh-between")
+    store.save(between)
+    statements: list[object] = []
+    run = store._run
+
+    def watched(statement: Any, **parameters: Any) -> Any:
+        statements.append(statement)
+        if statement is store._ask.look and statements.count(statement) == 1:
+            store.save(record)
+        return run(statement, **parameters)
+
+    monkeypatch.setattr(store, "_run", watched)
+    newer = make_record(refresh_token="refresh-1")
+    assert store.compare_and_swap_refresh(record.key, "refresh-0", newer) is CompareAndSwapOutcome.UPDATED
+    assert statements.count(store._ask.swap) == 2
+    assert store.fetch(record.key) == newer
+
+
+def test_a_clock_that_was_set_back_keeps_nobody_from_a_lease(store: SQLAlchemyStore) -> None:
+    """One that seems to last more than twice its time counts as lapsed, and is watched like any other."""
+    assert store.take_lease("key", "dead", 600.0, None) is None
+    assert store.take_lease("key", "mine", 31.0, None) == Holder("dead", has_lapsed=True)
+    assert store.take_lease("key", "mine", 31.0, "dead") is None

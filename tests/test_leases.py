@@ -1,0 +1,157 @@
+"""Leases that lapse: who may take one over, and who can be sure of one. By a clock of the tests' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from oauth2broker import BackendError
+from oauth2broker.stores import leases as leases_module
+from oauth2broker.stores.leases import Holder, Leases, LeaseTimes
+
+TIMES = LeaseTimes(beat=1000.0)  # nothing is prolonged but by the test
+
+
+class Clock:
+    """Monotonic time that passes when the test, or a call of the backend, says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Backend:
+    """Says what it is told to, and notes who was taken for abandoned."""
+
+    def __init__(self) -> None:
+        self.holder: Holder | None = Holder("dead", has_lapsed=True)
+        self.act: Callable[[str], None] = lambda digest: None
+        self.abandoned: list[str | None] = []
+        self.released: list[str] = []
+        self.all_prolonged = True
+
+    def take_lease(self, digest: str, owner: str, seconds: float, abandoned: str | None) -> Holder | None:
+        self.abandoned.append(abandoned)
+        self.act(digest)
+        return (
+            None
+            if abandoned is not None and abandoned == getattr(self.holder, "owner", None)
+            else self.holder
+        )
+
+    def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> bool:
+        return self.all_prolonged
+
+    def release_lease(self, digest: str, owner: str) -> None:
+        self.released.append(digest)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time that the leases see."""
+    made = Clock()
+    monkeypatch.setattr(leases_module, "time", made)
+    monkeypatch.setattr(Leases, "_require_heart", lambda self: None)
+    return made
+
+
+@pytest.fixture
+def backend() -> Backend:
+    """Where somebody else's lease has lapsed."""
+    return Backend()
+
+
+@pytest.fixture
+def leases(backend: Backend, clock: Clock) -> Leases:
+    """Of a process that has seen nothing yet."""
+    return Leases(backend, TIMES)
+
+
+def take(leases: Leases, digest: str = "key", timeout: float = 0.0) -> bool:
+    with leases.hold(digest, timeout) as is_ours:
+        return is_ours
+
+
+def test_a_lapsed_lease_is_taken_when_it_was_watched_for_long_enough(leases: Leases, clock: Clock) -> None:
+    """Three seconds, and not a look earlier."""
+    began = clock.now
+    assert take(leases, timeout=60.0)
+    assert TIMES.watch <= clock.now - began <= TIMES.watch + 2 * TIMES.longest_poll
+
+
+def test_a_look_and_a_later_look_are_no_watch(leases: Leases, clock: Clock) -> None:
+    """What was between them, an outage, say, may have kept the holder away."""
+    assert not take(leases)
+    clock.now += 10.0
+    assert not take(leases)
+    assert not take(leases, timeout=TIMES.watch - 0.5)
+    assert take(leases, timeout=60.0)
+
+
+def test_a_holder_that_came_back_is_watched_anew(leases: Leases, backend: Backend, clock: Clock) -> None:
+    """Also when it lapses again, and when another has it by then."""
+    assert not take(leases, timeout=TIMES.watch - 0.5)
+    backend.holder = Holder("dead", has_lapsed=False)
+    assert not take(leases)
+    backend.holder = Holder("dead", has_lapsed=True)
+    assert not take(leases, timeout=TIMES.watch - 0.5)
+    backend.holder = Holder("another", has_lapsed=True)
+    assert not take(leases, timeout=TIMES.watch - 0.5)
+
+
+def test_a_failure_ends_the_watch_of_its_key_and_of_no_other(
+    leases: Leases, backend: Backend, clock: Clock
+) -> None:
+    """Of a cluster, one node may be down; the leases on the others go on to be watched."""
+
+    def fail(digest: str) -> None:
+        if digest == "other":
+            raise BackendError("down")
+
+    backend.act = fail
+    for _ in range(10):
+        clock.now += 0.4
+        with pytest.raises(BackendError):
+            take(leases, "other")
+        if take(leases):
+            break
+    assert backend.abandoned[-1] == "dead"
+
+
+def test_a_lease_that_came_after_a_hang_is_given_back(leases: Leases, backend: Backend, clock: Clock) -> None:
+    """While nobody was answered, its holder was not, either."""
+    assert not take(leases, timeout=TIMES.watch - 0.1)
+    clock.now += 0.2
+
+    def hang(digest: str) -> None:
+        clock.now += 5.0
+
+    backend.act = hang
+    with pytest.raises(BackendError, match="too late"):
+        take(leases)
+    assert backend.released == ["key"]
+
+
+def test_a_holder_is_sure_of_its_lease_for_as_long_as_it_was_given(
+    leases: Leases, backend: Backend, clock: Clock
+) -> None:
+    """Counted from before it was asked for, or prolonged, and only if the backend said so of all."""
+    backend.holder = None
+    with leases.hold("key", 0.0):
+        assert leases.is_held("key")
+        assert not leases.is_held("other")
+        clock.now += TIMES.duration - 1.0
+        leases._prolong()
+        clock.now += TIMES.duration - 1.0
+        assert leases.is_held("key")
+        backend.all_prolonged = False
+        leases._prolong()
+        clock.now += 1.0
+        assert not leases.is_held("key")
+    assert not leases.is_held("key")
