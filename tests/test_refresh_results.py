@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from oauth2broker import (
     TokenLender,
     TokenRecord,
     TokenSecret,
+    TransientError,
 )
 from oauth2broker.testing import Fault, LoopbackProvider
 from tests.support import SERVICE_REQUEST, USER_REQUEST, Crowd, ManualClock, log_in
@@ -360,3 +362,60 @@ def test_walks_and_loans_say_how_they_ended(scene: Scene) -> None:
         assert lent.record.expires_at is not None
     assert scene.listener.ends[-1].flow is FlowKind.REFRESH
     assert RefreshResult.RENEWED in {end.result for end in scene.listener.ends[-2:]}
+
+
+def test_one_failure_is_counted_once_however_many_ask_in_the_pause_after_it(scene: Scene) -> None:
+    """Who makes no call says so: of users' tokens, of service tokens, and after an answer that was lost."""
+    broker = scene.logged_in()
+    for act, fault, result in (
+        (broker.refresh_access_token, Fault.answer(503, {"Retry-After": "600"}), RefreshResult.TRANSIENT),
+        (broker.refresh_access_token, Fault.lost_answer(), RefreshResult.UNKNOWN),
+        (broker.client_credentials, Fault.answer(503), RefreshResult.TRANSIENT),
+    ):
+        scene.clock.advance(3700)
+        scene.provider.clear()
+        scene.provider.inject(fault)
+        for _ in range(4):
+            with failing():
+                act(USER_REQUEST)
+        assert scene.provider.token_calls == 1
+        told = [end.result for end in scene.listener.ends[-4:]]
+        assert told == [result, *[RefreshResult.BACKED_OFF] * 3]
+
+
+def test_a_mark_of_the_future_is_waited_for_without_a_call(scene: Scene) -> None:
+    """A clock has gone back: an answer may still arrive."""
+    broker = scene.logged_in()
+    scene.clock.advance(3700)
+    key = broker.key_for(USER_REQUEST)
+    record = scene.store.fetch(key)
+    assert record is not None
+    scene.store.save(replace(record, attempted_at=scene.clock() + timedelta(days=1)))
+    with failing(TransientError):
+        broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.BACKED_OFF, FAILURE)
+
+
+def test_who_waits_in_vain_says_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a lease that another process has, and for another thread that is at the provider."""
+    broker = scene.logged_in()
+    scene.clock.advance(3700)
+    monkeypatch.setattr(broker._keeper, "_bounds", replace(broker._keeper._bounds, lease=0.05))
+    with scene.store.refresh_lease(broker.key_for(USER_REQUEST), timeout=0), failing(TransientError):
+        broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.TIMED_OUT, FAILURE)
+    monkeypatch.setattr(broker._flights, "_longest_wait", 0.05)
+    at_the_provider, done = threading.Event(), threading.Event()
+
+    def hold(record: TokenRecord) -> None:
+        at_the_provider.set()
+        assert done.wait(60)
+
+    scene.store.meddle = hold
+    leader = Crowd(1, partial(broker.refresh_access_token, USER_REQUEST)).start()
+    assert at_the_provider.wait(60)
+    with failing(TransientError):
+        broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.TIMED_OUT, FAILURE)
+    done.set()
+    leader.join()

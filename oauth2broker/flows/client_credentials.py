@@ -62,6 +62,7 @@ class ClientCredentialsFlow:
                 return Outcome(record)
             seconds = seconds_to_back_off(record, self._tools.bounds, now)
             if seconds > 0:
+                self._tools.telemetry.note(RefreshResult.BACKED_OFF)
                 raise TransientError("the provider is not to be asked yet", retry_after=seconds)
         return self._obtain(request, key, record)
 

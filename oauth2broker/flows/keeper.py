@@ -19,7 +19,7 @@ from oauth2broker.errors import BackendError, StoreError, TransientError
 from oauth2broker.flows.bounds import Bounds
 from oauth2broker.flows.telemetry import Telemetry
 from oauth2broker.forking import forget_in_children
-from oauth2broker.obs import Level, logger
+from oauth2broker.obs import Level, RefreshResult, logger
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.stores.base import BrokerStore
 
@@ -90,6 +90,7 @@ class Keeper:
         """
         with self._hold(key, self._bounds.lease) as stack:
             if stack is None:
+                self._telemetry.note(RefreshResult.TIMED_OUT)
                 raise TransientError("whoever holds the lease did not finish in time")
             yield stack
 

@@ -24,6 +24,8 @@ _LEVELS = {
     RefreshResult.ADOPTED: logging.INFO,
     RefreshResult.CAS_LOST: logging.WARNING,
     RefreshResult.TRANSIENT: logging.WARNING,
+    RefreshResult.BACKED_OFF: logging.WARNING,
+    RefreshResult.TIMED_OUT: logging.WARNING,
     RefreshResult.UNKNOWN: logging.WARNING,
     RefreshResult.DELAYED: logging.WARNING,
     RefreshResult.TOMBSTONED: logging.WARNING,

@@ -39,6 +39,7 @@ LEVELS: dict[RefreshResult | None, int] = {
     **dict.fromkeys([RefreshResult.HIT, RefreshResult.JOINED, RefreshResult.SERVED_CURRENT], DEBUG),
     **dict.fromkeys([None, RefreshResult.RENEWED, RefreshResult.ADOPTED], INFO),
     **dict.fromkeys([RefreshResult.CAS_LOST, RefreshResult.TRANSIENT, RefreshResult.UNKNOWN], WARNING),
+    **dict.fromkeys([RefreshResult.BACKED_OFF, RefreshResult.TIMED_OUT], WARNING),
     **dict.fromkeys([RefreshResult.DELAYED, RefreshResult.TOMBSTONED, RefreshResult.REAUTHORIZE], WARNING),
     **dict.fromkeys([RefreshResult.PERSIST_FAILED, RefreshResult.STORE_FAILED, RefreshResult.REFUSED], ERROR),
 }
