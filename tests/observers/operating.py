@@ -35,7 +35,8 @@ from tests.test_docs_pages import DOCS
 
 FOLDER = DOCS / "operating"
 PACKAGE = Path(oauth2broker.__file__).parent
-FUNCTIONS = {"sum", "rate", "increase", "histogram_quantile", "by", "and", "or"}
+FUNCTIONS = {"sum", "rate", "increase", "histogram_quantile", "last_over_time", "max_over_time"}
+OPERATORS = {"by", "and", "or", "unless", "offset"}
 SELECTOR = re.compile(r"\b(oauth2_broker_\w+|[a-z]\w*(?={))(?:{((?:[^}\"]|\"(?:\\.|[^\"])*\")*)})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"((?:\\.|[^"\\])*)"\s*(?:,|$)')
 
@@ -70,7 +71,7 @@ def parse(text: str) -> Expression:
     rest = SELECTOR.sub("", text)
     groups = re.findall(r"\bby \(([^)]*)\)", rest)
     labels = frozenset(label.strip() for group in groups for label in group.split(","))
-    rest = re.sub(r"\bby \([^)]*\)|\[[^]]*\]", "", rest)
+    rest = re.sub(r"\bby \([^)]*\)|\[[^]]*\]|(?<=\boffset )\d+[mh]", "", rest)
     return Expression(tuple(selectors), labels, frozenset(re.findall(r"[a-zA-Z_]\w*", rest)))
 
 
@@ -99,7 +100,7 @@ def require_exported(text: str, metrics: Exported) -> None:
     """Fail unless ``text`` reads only what is exported; each value that it asks for must be there."""
     found = parse(text)
     assert found.selectors, text
-    assert found.words <= FUNCTIONS, text
+    assert found.words <= FUNCTIONS | OPERATORS, text
     for selector in found.selectors:
         labels = metrics.get(selector.metric)
         assert labels, f"{selector.metric} is not exported"

@@ -34,13 +34,14 @@ from oauth2broker import (
     MemoryStore,
     OpenTelemetryObserver,
     ProviderId,
+    RefreshResult,
     ResponseMetadataSlot,
     TokenRecord,
     record_flow_outcome,
 )
 from oauth2broker.testing import Fault, LoopbackProvider
 from tests.observers.figures import exported, total
-from tests.support import SERVICE_REQUEST, USER_REQUEST, Crowd, ManualClock, log_in
+from tests.support import SERVICE_REQUEST, TENANT, USER_REQUEST, Crowd, ManualClock, log_in
 
 FLOW, FLIGHT_WAIT, LEASE_WAIT = (
     "oauth2_broker.flow",
@@ -360,6 +361,23 @@ def test_levels_go_up_and_down_again(lab: Lab, provider: LoopbackProvider, clock
     assert lab.figure("oauth2_broker_unsaved_records") == 0
     assert lab.figure("oauth2_broker_flights") == 0
     assert lab.figure("oauth2_broker_persist_failed_total") == 1
+
+
+def test_counters_are_there_at_zero_before_anything_fails(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """As those of Prometheus are; also where the first thing that is told is no event."""
+    lab = Lab(tenants=1)
+    lab.observer.track(Level.UNSAVED_RECORDS, 1, ProviderId("p"))
+    lab.broker(provider, clock).client_credentials(SERVICE_REQUEST)
+    found = exported(lab.reader)
+    for whose in ({"provider": "p", "tenant": ""}, {"provider": "loopback", "tenant": TENANT}):
+        for result in RefreshResult:
+            series = frozenset({"result": result.value, **whose}.items())
+            assert found["oauth2_broker_refresh_total", series] == 0
+        failures = frozenset({"flow": "refresh", "outcome": "failure", **whose}.items())
+        assert found["oauth2_broker_flow_total", failures] == 0
+    assert found["oauth2_broker_persist_failed_total", frozenset({("provider", "loopback")})] == 0
 
 
 def test_two_observers_of_one_program_add_up(lab: Lab) -> None:
