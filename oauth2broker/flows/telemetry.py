@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from oauth2broker.errors import (
     BrokerError,
+    ConfigError,
     DelayedError,
     InvalidGrantError,
     StoreError,
@@ -41,12 +42,15 @@ _DEFAULT_PORTS: Mapping[str, int] = {"https": 443, "http": 80}
 
 
 class Telemetry:
-    """Safe to share between threads. ``seconds`` gives the broker's time, in POSIX seconds."""
+    """Safe to share between threads. ``seconds`` gives the broker's time, in POSIX seconds.
+
+    Raises :class:`ConfigError` for observers that are none.
+    """
 
     def __init__(
         self, observers: Iterable[Observer], provider: ProviderId, seconds: Callable[[], float]
     ) -> None:
-        self.observers = tuple(observers)
+        self.observers = _checked(observers)
         self._provider = provider
         self._seconds = seconds
 
@@ -239,6 +243,20 @@ def result_of(error: BrokerError) -> RefreshResult:
             return RefreshResult.REAUTHORIZE
         case _:
             return RefreshResult.REFUSED
+
+
+def _checked(observers: Iterable[Observer]) -> tuple[Observer, ...]:
+    """Give what observes, each once: one that is told twice counts twice, and ends what it has ended."""
+    try:
+        found = tuple(observers)
+    except TypeError:
+        raise ConfigError(f"observers is a list of observers, not {type(observers).__name__}") from None
+    for one in found:
+        if isinstance(one, type) or not callable(getattr(one, "observe", None)):
+            raise ConfigError(f"an observer has a method observe: {type(one).__name__} has none")
+    if len({id(one) for one in found}) < len(found):
+        raise ConfigError("the same observer is given twice")
+    return found
 
 
 def _address(url: str) -> tuple[str, int]:
