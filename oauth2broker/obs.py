@@ -38,6 +38,8 @@ class FlowOutcome(StrEnum):
 class RefreshResult(StrEnum):
     """How a call for a token ended: what came of the renewal, whether or not the caller was served.
 
+    Logins, revocations and walks have a result when they failed, and a login that could not be stored.
+
     Of the threads that share a renewal, the one that did it says how that went; the others say ``joined``.
     """
 
@@ -68,9 +70,12 @@ class RefreshResult(StrEnum):
     DELAYED = "delayed"
     """No call was made: the rate limit policy said to come back later."""
     REAUTHORIZE = "reauthorize"
-    """Nothing to renew with: nothing stored, no refresh token, or a tombstone; no call was made."""
+    """Nothing to renew with: nothing stored, no refresh token, or a tombstone; no call was made.
+
+    Of a login: the user or the provider refused it, or its callback or code cannot be used.
+    """
     STORE_FAILED = "store_failed"
-    """The store failed before anything was sent."""
+    """The store failed before a token was asked for; or it failed a revocation, or a walk."""
     REFUSED = "refused"
     """A mistake in the configuration: the client's credentials, the scope, or what the request asks for."""
 

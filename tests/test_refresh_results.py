@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from oauth2broker import (
+    AuthorizationError,
     BackendError,
     Broker,
     BrokerError,
@@ -36,7 +37,17 @@ from oauth2broker import (
     TransientError,
 )
 from oauth2broker.testing import Fault, LoopbackProvider
-from tests.support import SERVICE_REQUEST, USER_REQUEST, Crowd, ManualClock, log_in
+from tests.support import (
+    REDIRECT_URI,
+    SCOPE,
+    SERVICE_REQUEST,
+    TENANT,
+    USER,
+    USER_REQUEST,
+    Crowd,
+    ManualClock,
+    log_in,
+)
 
 SUCCESS, FAILURE = FlowOutcome.SUCCESS, FlowOutcome.FAILURE
 NEVER_DUE = CachedTokenRequest(
@@ -64,12 +75,17 @@ class Store(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.meddle: Callable[[TokenRecord], object] = lambda record: None
-        self.down = False
+        self.down, self.lists = False, True
 
     def fetch(self, key: StoreKey) -> TokenRecord | None:
         if self.down:
             raise BackendError("down")
         return super().fetch(key)
+
+    def keys(self) -> Iterator[StoreKey]:
+        if not self.lists:
+            raise BackendError("down")
+        return super().keys()
 
     def save(self, record: TokenRecord) -> None:
         self.meddle(record)
@@ -419,3 +435,62 @@ def test_who_waits_in_vain_says_so(scene: Scene, monkeypatch: pytest.MonkeyPatch
     assert scene.listener.last() == (RefreshResult.TIMED_OUT, FAILURE)
     done.set()
     leader.join()
+
+
+def test_logins_and_logouts_that_fail_say_what_is_wrong(scene: Scene) -> None:
+    """A store that is away, a client that is refused, a provider that is down; and a user who says no."""
+    broker = scene.logged_in()
+    assert {end.result for end in scene.listener.ends} == {None}
+    login, logout = partial(log_in, broker, scene.provider), partial(broker.revoke, USER_REQUEST)
+    scene.store.down = True
+    for act in (login, logout):
+        with failing(BackendError):
+            act()
+        assert scene.listener.last() == (RefreshResult.STORE_FAILED, FAILURE)
+    scene.store.down = False
+    for fault, result in (
+        (Fault.json(401, {"error": "invalid_client"}), RefreshResult.REFUSED),
+        (Fault.answer(503), RefreshResult.TRANSIENT),
+    ):
+        scene.provider.inject(fault)
+        with failing():
+            login()
+        assert scene.listener.last() == (result, FAILURE)
+    with failing():
+        scene.broker(secret="wrong").revoke(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.REFUSED, FAILURE)
+    session = broker.start_authorization(TENANT, USER, SCOPE, REDIRECT_URI)
+    with failing(AuthorizationError):
+        broker.complete_authorization(session, {"state": session.state, "error": "access_denied"})
+    assert scene.listener.last() == (RefreshResult.REAUTHORIZE, FAILURE)
+
+
+def test_a_walk_that_cannot_list_is_told_of(scene: Scene) -> None:
+    """No token's flow would tell of it: there is none."""
+    broker = scene.logged_in()
+    scene.clock.advance(3700)
+    scene.store.lists = False
+    for walk, stage in (
+        (partial(broker.renew_due, within=timedelta(hours=1)), "renew_due"),
+        (broker.prune, "prune"),
+    ):
+        with failing(BackendError):
+            walk()
+        end = scene.listener.ends[-1]
+        assert (end.flow, end.stage, end.tenant, end.error) == (FlowKind.REFRESH, stage, None, "BackendError")
+        assert scene.listener.last() == (RefreshResult.STORE_FAILED, FAILURE)
+
+
+def test_a_record_that_a_walk_cannot_read_is_told_of(scene: Scene) -> None:
+    """With its tenant; the walk goes on, and reports it."""
+    broker = scene.logged_in()
+    scene.clock.advance(3700)
+    scene.store.down = True
+    assert len(broker.renew_due(within=timedelta(hours=1)).errors) == 1
+    end = scene.listener.ends[-1]
+    assert (end.stage, end.tenant, *scene.listener.last()) == (
+        "renew_due",
+        TENANT,
+        RefreshResult.STORE_FAILED,
+        FAILURE,
+    )

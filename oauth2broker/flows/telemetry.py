@@ -15,6 +15,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from oauth2broker.errors import (
+    AuthorizationError,
     BrokerError,
     ConfigError,
     DelayedError,
@@ -54,7 +55,7 @@ class Telemetry:
         self._provider = provider
         self._seconds = seconds
 
-    def span(self, flow: FlowKind, stage: str, tenant: str) -> BrokerSpan:
+    def span(self, flow: FlowKind, stage: str, tenant: str | None) -> BrokerSpan:
         """Open a span, which is the thread's own until it is closed."""
         return BrokerSpan(self, flow, stage, self._provider, tenant)
 
@@ -135,7 +136,7 @@ class BrokerSpan(FlowSpan):
     __slots__ = ("_outer", "changes", "telemetry")
 
     def __init__(
-        self, telemetry: Telemetry, flow: FlowKind, stage: str, provider: ProviderId, tenant: str
+        self, telemetry: Telemetry, flow: FlowKind, stage: str, provider: ProviderId, tenant: str | None
     ) -> None:
         super().__init__(flow, stage, observers=telemetry.observers, provider=provider, tenant=tenant)
         self.telemetry = telemetry
@@ -155,18 +156,15 @@ class BrokerSpan(FlowSpan):
     ) -> None:
         if self._outer is not None:
             _current.reset(self._outer)
+        if self.result is None and isinstance(error, BrokerError):
+            self.result = result_of(error)
         super().__exit__(kind, error, traceback)
         for level, change in self.changes:
             self.telemetry.track_now(level, change)
 
     def serve(self, call: Callable[[], TokenRecord]) -> TokenRecord:
         """Do ``call``, which gives a token from the store unless something notes down that it was renewed."""
-        try:
-            record = call()
-        except BrokerError as error:
-            if self.result is None:
-                self.result = result_of(error)
-            raise
+        record = call()
         if self.result is None:
             self.result = RefreshResult.HIT
         return self.served(record)
@@ -239,7 +237,7 @@ def result_of(error: BrokerError) -> RefreshResult:
             return RefreshResult.TRANSIENT
         case StoreError():
             return RefreshResult.STORE_FAILED
-        case InvalidGrantError():
+        case InvalidGrantError() | AuthorizationError():
             return RefreshResult.REAUTHORIZE
         case _:
             return RefreshResult.REFUSED

@@ -129,9 +129,10 @@ def calls_of(tree: ast.AST, name: str) -> Iterator[ast.Call]:
 def stages() -> set[str]:
     """Give the stages of all flows, as the code names them where it opens a span."""
     trees = [ast.parse(path.read_text("utf-8")) for path in (PACKAGE / "flows").glob("*.py")]
-    calls = [call for tree in trees for call in calls_of(tree, "_span")]
-    found = {str(arg.value) for call in calls for arg in call.args if isinstance(arg, ast.Constant)}
-    assert {"start_authorization", "revoke", "renew_due", "lend"} <= found
+    calls = [call for tree in trees for name in ("_span", "_listed") for call in calls_of(tree, name)]
+    given = [arg.value for call in calls for arg in call.args if isinstance(arg, ast.Constant)]
+    found = {value for value in given if isinstance(value, str)}
+    assert {"start_authorization", "revoke", "renew_due", "prune", "lend"} <= found
     return found
 
 
