@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
@@ -109,16 +110,20 @@ class Upkeep:
                 raise CancelledError
             return self._renew(record)
 
+        def submit(record: TokenRecord) -> Future[_Ended]:
+            """Have it renewed in a copy of our context, so that it shows in the caller's trace."""
+            return workers.submit(copy_context().run, renew, record)
+
         with ThreadPoolExecutor(parallelism, thread_name_prefix="oauth2broker-renew") as workers:
             try:
                 for record in self._due(within, run):
                     if len(under_way) >= 2 * parallelism:
                         under_way = run.collect(under_way)
-                    under_way.add(workers.submit(renew, record))
+                    under_way.add(submit(record))
                 while under_way or run.delayed:
                     under_way = run.collect(under_way)
                     while len(under_way) < 2 * parallelism and (ready := run.next_ready()) is not None:
-                        under_way.add(workers.submit(renew, ready))
+                        under_way.add(submit(ready))
             except BaseException:
                 stop.set()
                 workers.shutdown(wait=False, cancel_futures=True)

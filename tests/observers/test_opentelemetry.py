@@ -7,6 +7,7 @@ import multiprocessing
 import sys
 import threading
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -236,6 +237,20 @@ def test_a_flow_is_below_the_programs_own_span_and_above_what_happens_in_it(
     assert trace.get_current_span() is before
     [flow], [inner], [above] = lab.spans(FLOW), lab.spans("inner"), lab.spans("outer")
     assert (parent(inner), parent(flow)) == (identity(flow), identity(above))
+
+
+def test_what_a_walk_renews_is_below_the_programs_own_span(
+    lab: Lab, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Though threads of the walk's own renew."""
+    broker = lab.broker(provider, clock)
+    log_in(broker, provider)
+    clock.advance(3700)
+    with lab.tracing.get_tracer("program").start_as_current_span("walk") as walk:
+        broker.renew_due(within=timedelta(hours=1), jitter=timedelta())
+    flow = lab.spans(FLOW)[-1]
+    assert attributes(flow)["oauth2_broker.stage"] == "renew_due"
+    assert parent(flow) == walk.get_span_context().span_id
 
 
 def test_waiting_for_a_lease_is_a_span_if_it_took_time(
