@@ -170,8 +170,9 @@ class Keeper:
             earlier = self.unsaved.get(digest)
             replaced = replaced if earlier is None else earlier.replaced
             self.unsaved[digest] = Unsaved(replaced, record, lease.pop_all())
-        if earlier is None:
-            self._telemetry.track(Level.UNSAVED_RECORDS, 1)
+        if earlier is not None:  # it will never be saved: ours is another one
+            self._telemetry.track(Level.UNSAVED_RECORDS, -1)
+        self._telemetry.track(Level.UNSAVED_RECORDS, 1)
         self._require_writer()
 
     def _write(self, unsaved: Unsaved, *, patience: float = 0.0) -> None:

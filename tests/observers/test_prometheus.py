@@ -177,6 +177,23 @@ def test_gauges_show_what_is_not_over(
     assert total(figures_of(registry), "oauth2_broker_unsaved_records") == 0
 
 
+def test_each_record_that_the_store_refuses_is_counted(
+    registry: CollectorRegistry, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Also one that stands for another that was refused before: of those, one at a time is unsaved."""
+    store = FullStore()
+    store.full = True
+    broker = broker_with(provider, clock, registry, store=store)
+    for _ in range(3):
+        broker.client_credentials(SERVICE_REQUEST)
+        clock.advance(3700)
+    assert total(figures_of(registry), "oauth2_broker_persist_failed_total") == 3
+    assert total(figures_of(registry), "oauth2_broker_unsaved_records") == 1
+    store.full = False
+    broker.close()
+    assert total(figures_of(registry), "oauth2_broker_unsaved_records") == 0
+
+
 def test_no_count_is_lost_among_threads(registry: CollectorRegistry) -> None:
     """Threads that meet a provider, and a tenant, for the first time."""
     observer = PrometheusObserver(registry, tenants=5)
