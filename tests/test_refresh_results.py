@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -494,3 +494,33 @@ def test_a_record_that_a_walk_cannot_read_is_told_of(scene: Scene) -> None:
         RefreshResult.STORE_FAILED,
         FAILURE,
     )
+
+
+@pytest.mark.parametrize(
+    ("second", "result"),
+    [
+        (Fault.json(401, {"error": "invalid_client"}), RefreshResult.REFUSED),
+        (Fault.answer(503), RefreshResult.TRANSIENT),
+        (Fault.lost_answer(), RefreshResult.UNKNOWN),
+        (Fault(), RefreshResult.RENEWED),
+    ],
+)
+def test_the_second_try_of_a_service_token_says_how_it_ended(
+    scene: Scene, second: Fault, result: RefreshResult
+) -> None:
+    """Not the answer before it, that was lost."""
+    broker = scene.broker()
+    scene.provider.inject(Fault.lost_answer())
+    scene.provider.inject(second)
+    with nullcontext() if result is RefreshResult.RENEWED else failing():
+        broker.client_credentials(SERVICE_REQUEST)
+    assert (scene.listener.ends[-1].result, scene.provider.token_calls) == (result, 2)
+
+
+def test_a_second_try_that_is_not_made_leaves_the_first_ones_result(scene: Scene) -> None:
+    """The budget is spent: what is known is that an answer was lost."""
+    broker = scene.broker(rate_limit=TokenBucket(1, timedelta(days=10)))
+    scene.provider.inject(Fault.lost_answer())
+    with failing():
+        broker.client_credentials(SERVICE_REQUEST)
+    assert (scene.listener.ends[-1].result, scene.provider.token_calls) == (RefreshResult.UNKNOWN, 1)
