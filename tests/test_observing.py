@@ -14,6 +14,8 @@ from oauth2broker import (
     FlowKind,
     FlowOutcome,
     FlowSpan,
+    Level,
+    ProviderId,
     RateLimitContext,
     RateLimitDecision,
     RetryDirective,
@@ -127,3 +129,26 @@ def test_a_budget_that_is_spent_serves_what_works_and_else_says_when(
     assert spent.value.retry_after == 12.0
     assert provider.token_calls == 0
     assert (policy.contexts[0].tenant, policy.contexts[0].provider) == ("tenant-acme", "loopback")
+
+
+class Interrupted:
+    """Is interrupted when a flow ends, and adds up the flights."""
+
+    def __init__(self) -> None:
+        self.flights = 0
+
+    def observe(self, event: FlowEvent) -> None:
+        if event.outcome is not FlowOutcome.ATTEMPT:
+            raise KeyboardInterrupt
+
+    def track(self, level: Level, change: int, provider: ProviderId) -> None:
+        self.flights += change
+
+
+def test_an_interrupt_of_an_observer_leaves_no_flight_in_the_air(provider: LoopbackProvider) -> None:
+    """That it ended is told all the same."""
+    observer = Interrupted()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", observers=[observer]) as broker:
+        with pytest.raises(KeyboardInterrupt):
+            broker.client_credentials(SERVICE_REQUEST)
+    assert observer.flights == 0

@@ -158,9 +158,11 @@ class BrokerSpan(FlowSpan):
             _current.reset(self._outer)
         if self.result is None and isinstance(error, BrokerError):
             self.result = result_of(error)
-        super().__exit__(kind, error, traceback)
-        for level, change in self.changes:
-            self.telemetry.track_now(level, change)
+        try:
+            super().__exit__(kind, error, traceback)
+        finally:  # an observer may have been interrupted
+            for level, change in self.changes:
+                self.telemetry.track_now(level, change)
 
     def serve(self, call: Callable[[], TokenRecord]) -> TokenRecord:
         """Do ``call``, which gives a token from the store unless something notes down that it was renewed."""
