@@ -262,10 +262,18 @@ def test_arguments_that_cannot_be_are_refused(arguments: dict[str, Any]) -> None
 
 
 def test_a_logger_adapter_will_do() -> None:
-    """With which programs put their own words in front."""
+    """With which programs put their own words in front, and fields beside ours; one upon another."""
     kept = Lines()
     logger = logging.Logger("a program's", logging.DEBUG)
     logger.addHandler(kept)
-    adapter: Any = logging.LoggerAdapter(logger, {"service": "billing"})
+
+    class Prefix(logging.LoggerAdapter[Any]):
+        def process(self, msg: Any, kwargs: Any) -> Any:
+            return f"[100%] {msg}", kwargs
+
+    adapter: Any = Prefix(logging.LoggerAdapter(logger, {"service": "billing"}), None)
     LoggingObserver(adapter).observe(FlowEvent(FlowKind.REFRESH, "", FlowOutcome.ATTEMPT))
-    assert kept.records[0].getMessage() == "flow=refresh outcome=attempt"
+    [record] = kept.records
+    assert record.getMessage() == "[100%] flow=refresh outcome=attempt"
+    found = {name: value for name, value in vars(record).items() if name.startswith(("oauth2_", "serv"))}
+    assert found == {"service": "billing", "oauth2_flow": "refresh", "oauth2_outcome": "attempt"}
