@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -159,8 +160,9 @@ class FlowEvent:
 class Observer(Protocol):
     """Is told of flow events, on the thread of the flow, while no lock and no lease is held.
 
-    What it raises is logged. It should not take long: the flow waits for it. An observer may have a second
-    method, see :class:`LevelObserver`.
+    What it raises is logged. It should not take long: the flow waits for it. Of the flows that it begins
+    itself, by calling a broker while it is told, it is told nothing. An observer may have a second method,
+    see :class:`LevelObserver`.
     """
 
     def observe(self, event: FlowEvent) -> None:
@@ -208,25 +210,39 @@ def record_flow_outcome(
 def tell(observers: Iterable[Observer], event: FlowEvent) -> None:
     """Tell every observer of ``event``."""
     for observer in observers:
-        try:
-            observer.observe(event)
-        except Exception as raised:  # noqa: BLE001 - an observer may raise anything
-            _log_failure(observer, raised)
+        _call(observer, "observe", lambda observer: observer.observe(event))
 
 
 def tell_change(observers: Iterable[Observer], level: Level, change: int, provider: ProviderId) -> None:
     """Tell every observer that wants to know of a change of ``level``."""
+
+    def track(observer: Observer) -> None:
+        wants = getattr(observer, "track", None)
+        if wants is not None:
+            wants(level, change, provider)
+
     for observer in observers:
-        try:
-            track = getattr(observer, "track", None)
-            if track is not None:
-                track(level, change, provider)
-        except Exception as raised:  # noqa: BLE001 - an observer may raise anything
-            _log_failure(observer, raised)
+        _call(observer, "track", track)
 
 
-def _log_failure(observer: Observer, raised: Exception) -> None:
-    logger.warning("observer %s failed: %s", type(observer).__name__, type(raised).__name__)
+def _call(observer: Observer, method: str, tell_it: Callable[[Observer], None]) -> None:
+    """Tell ``observer``, unless it is about what it does itself while it is told: that would never end.
+
+    Levels it does hear of while it observes, because they must add up.
+    """
+    mine, tracks, under_way = (method, id(observer)), ("track", id(observer)), _being_told.get()
+    if mine in under_way or tracks in under_way:
+        return
+    before = _being_told.set((*under_way, mine))
+    try:
+        tell_it(observer)
+    except Exception as raised:  # noqa: BLE001 - an observer may raise anything
+        logger.warning("observer %s failed: %s", type(observer).__name__, type(raised).__name__)
+    finally:
+        _being_told.reset(before)
+
+
+_being_told: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("oauth2broker_being_told", default=())
 
 
 class FlowSpan:

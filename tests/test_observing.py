@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 import pytest
 
 from oauth2broker import (
     AuthorizationRequiredError,
     Broker,
+    CachedTokenRequest,
     Delay,
     FlowEvent,
     FlowKind,
@@ -23,7 +25,16 @@ from oauth2broker import (
     record_flow_outcome,
 )
 from oauth2broker.testing import LoopbackProvider
-from tests.support import SERVICE_REQUEST, USER_REQUEST, ManualClock, log_in
+from tests.support import (
+    REDIRECT_URI,
+    SCOPE,
+    SERVICE_REQUEST,
+    TENANT,
+    USER,
+    USER_REQUEST,
+    ManualClock,
+    log_in,
+)
 
 
 class Listener:
@@ -152,3 +163,34 @@ def test_an_interrupt_of_an_observer_leaves_no_flight_in_the_air(provider: Loopb
         with pytest.raises(KeyboardInterrupt):
             broker.client_credentials(SERVICE_REQUEST)
     assert observer.flights == 0
+
+
+class Caller:
+    """Calls its own broker whenever it is told of something."""
+
+    def __init__(self) -> None:
+        self.broker: Broker | None = None
+        self.told = Counter[str]()
+
+    def observe(self, event: FlowEvent) -> None:
+        self.told[event.stage] += 1
+        if self.broker is not None:
+            self.broker.start_authorization(TENANT, USER, SCOPE, REDIRECT_URI)
+
+    def track(self, level: Level, change: int, provider: ProviderId) -> None:
+        self.told[level] += change
+        if self.broker is not None:
+            self.broker.client_credentials(CachedTokenRequest(TENANT, "another", "email.read"))
+
+
+def test_an_observer_that_calls_its_broker_hears_nothing_of_that(provider: LoopbackProvider) -> None:
+    """Else it would call without end; another observer hears of it all."""
+    caller, listener = Caller(), Listener()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", observers=[caller, listener]) as broker:
+        caller.broker = broker
+        broker.client_credentials(SERVICE_REQUEST)
+        caller.broker = None
+    assert caller.told["client_credentials"] == 2
+    heard = Counter(event.stage for event in listener.events)
+    assert heard["start_authorization"] > 0
+    assert caller.told["start_authorization"] == 0

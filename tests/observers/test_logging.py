@@ -50,9 +50,9 @@ class Log:
 
     def __init__(self, **arguments: Any) -> None:
         self.now, self.kept = 0.0, Lines()
-        logger = logging.Logger("a program's", logging.DEBUG)
-        logger.addHandler(self.kept)
-        self.observer = LoggingObserver(logger, clock=lambda: self.now, **arguments)
+        self.logger = logging.Logger("a program's", logging.DEBUG)
+        self.logger.addHandler(self.kept)
+        self.observer = LoggingObserver(self.logger, clock=lambda: self.now, **arguments)
 
     def tell(self, outcome: FlowOutcome = FlowOutcome.SUCCESS, **more: Any) -> None:
         self.observer.observe(FlowEvent(FlowKind.REFRESH, "stage", outcome, **more))
@@ -166,11 +166,11 @@ def test_lines_below_a_warning_are_not_held_back() -> None:
 def test_what_the_logger_does_not_take_is_not_written_and_not_counted() -> None:
     """A line that nobody wants takes no turn from one that somebody wants."""
     log = Log(repeats=1)
-    log.observer._logger.disabled = True
+    log.logger.disabled = True
     for _ in range(3):
         log.fail()
     assert not log.lines()
-    log.observer._logger.disabled = False
+    log.logger.disabled = False
     log.fail()
     log.now = 61.0
     log.fail()
