@@ -181,7 +181,7 @@ class OpenTelemetryObserver:
         self._known.add((provider, tenant))
 
     def _open(self, event: FlowEvent, key: FlowSpan) -> None:
-        began = time.time_ns()
+        began = time.time_ns() - _nanoseconds(key.elapsed())  # other observers may have taken their time
         attributes = {
             "oauth2_broker.flow": event.flow.value,
             "oauth2_broker.stage": event.stage,
@@ -201,9 +201,6 @@ class OpenTelemetryObserver:
             flow.span.end(flow.began + _nanoseconds(event.seconds or 0.0))
 
     def _describe(self, event: FlowEvent, flow: _OpenFlow) -> None:
-        below = self._api.trace.set_span_in_context(flow.span)
-        for step in event.steps:
-            self._add_step(step, flow, below)
         flow.span.set_attributes(
             {
                 "oauth2_broker.outcome": event.outcome.value,
@@ -215,6 +212,9 @@ class OpenTelemetryObserver:
         )
         if event.outcome is FlowOutcome.FAILURE:
             flow.span.set_status(self._api.trace.StatusCode.ERROR, event.error)
+        below = self._api.trace.set_span_in_context(flow.span)
+        for step in event.steps:  # last: a span processor may fail
+            self._add_step(step, flow, below)
 
     def _add_step(self, step: FlowStep, flow: _OpenFlow, below: Context) -> None:
         kind, links = self._api.trace.SpanKind.INTERNAL, []

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -26,11 +27,13 @@ from oauth2broker import (
     BrokerError,
     CachedTokenRequest,
     ConfigError,
+    FlowEvent,
     FlowKind,
     FlowOutcome,
     FlowSpan,
     HttpRequest,
     HttpResponse,
+    InvalidClientError,
     Level,
     MemoryStore,
     OpenTelemetryObserver,
@@ -278,6 +281,49 @@ def test_waiting_for_a_lease_is_a_span_if_it_took_time(
     assert attributes(wait)["oauth2_broker.acquired"] is True
     [renewal] = [one for one in lab.spans(FLOW) if attributes(one).get("oauth2_broker.result") == "renewed"]
     assert parent(wait) == identity(renewal)
+
+
+class Picky(SpanProcessor):
+    """Fails on each call to the provider."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.name == "POST":
+            raise ValueError("picky")
+
+
+def test_a_span_processor_that_fails_costs_the_flow_nothing(
+    lab: Lab, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """How it ended is on its span all the same."""
+    lab.tracing.add_span_processor(Picky())
+    provider.inject(Fault.json(401, {"error": "invalid_client"}))
+    with pytest.raises(InvalidClientError):
+        lab.broker(provider, clock).client_credentials(SERVICE_REQUEST)
+    [flow] = lab.spans(FLOW)
+    assert attributes(flow)["oauth2_broker.result"] == "refused"
+    assert flow.status.status_code is StatusCode.ERROR
+
+
+class Slow:
+    """Takes its time when a flow begins, and says when that was."""
+
+    began = 0
+
+    def observe(self, event: FlowEvent) -> None:
+        if event.outcome is FlowOutcome.ATTEMPT:
+            self.began = time.time_ns()
+            time.sleep(0.2)
+
+
+def test_a_flow_begins_when_it_began_whoever_is_told_first(
+    lab: Lab, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Another observer that takes its time moves neither its beginning nor its end."""
+    slow = Slow()
+    lab.broker(provider, clock, observers=[slow, lab.observer]).client_credentials(SERVICE_REQUEST)
+    now, [flow] = time.time_ns(), lab.spans(FLOW)
+    assert beginning(flow) < slow.began + 100_000_000
+    assert end(flow) < now + 100_000_000
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
