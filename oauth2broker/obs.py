@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -38,6 +39,8 @@ class FlowOutcome(StrEnum):
 class RefreshResult(StrEnum):
     """How a call for a token ended: what came of the renewal, whether or not the caller was served.
 
+    Logins, revocations and walks have a result when they failed, and a login that could not be stored.
+
     Of the threads that share a renewal, the one that did it says how that went; the others say ``joined``.
     """
 
@@ -59,14 +62,21 @@ class RefreshResult(StrEnum):
     """The provider issued a token that the store would not take: it is served, and kept in ``unsaved``."""
     TRANSIENT = "transient"
     """The provider could not be asked, or said to come back later."""
+    BACKED_OFF = "backed_off"
+    """No call was made: the pause after an earlier failure is not over."""
+    TIMED_OUT = "timed_out"
+    """No call was made: whoever is at it, in this process or another, did not finish in time."""
     UNKNOWN = "unknown"
     """The request went out and its answer was lost or made no sense: the refresh token may be spent."""
     DELAYED = "delayed"
-    """The rate limit policy said to come back later; no call was made."""
+    """No call was made: the rate limit policy said to come back later."""
     REAUTHORIZE = "reauthorize"
-    """Nothing to renew with: nothing stored, no refresh token, or a tombstone; no call was made."""
+    """Nothing to renew with: nothing stored, no refresh token, or a tombstone; no call was made.
+
+    Of a login: the user or the provider refused it, or its callback or code cannot be used.
+    """
     STORE_FAILED = "store_failed"
-    """The store failed before anything was sent."""
+    """The store failed before a token was asked for; or it failed a revocation, or a walk."""
     REFUSED = "refused"
     """A mistake in the configuration: the client's credentials, the scope, or what the request asks for."""
 
@@ -150,8 +160,9 @@ class FlowEvent:
 class Observer(Protocol):
     """Is told of flow events, on the thread of the flow, while no lock and no lease is held.
 
-    What it raises is logged. It should not take long: the flow waits for it. An observer may have a second
-    method, see :class:`LevelObserver`.
+    What it raises is logged. It should not take long: the flow waits for it. Of the flows that it begins
+    itself, by calling a broker while it is told, it is told nothing. An observer may have a second method,
+    see :class:`LevelObserver`.
     """
 
     def observe(self, event: FlowEvent) -> None:
@@ -199,25 +210,39 @@ def record_flow_outcome(
 def tell(observers: Iterable[Observer], event: FlowEvent) -> None:
     """Tell every observer of ``event``."""
     for observer in observers:
-        try:
-            observer.observe(event)
-        except Exception as raised:  # noqa: BLE001 - an observer may raise anything
-            _log_failure(observer, raised)
+        _call(observer, "observe", lambda observer: observer.observe(event))
 
 
 def tell_change(observers: Iterable[Observer], level: Level, change: int, provider: ProviderId) -> None:
     """Tell every observer that wants to know of a change of ``level``."""
+
+    def track(observer: Observer) -> None:
+        wants = getattr(observer, "track", None)
+        if wants is not None:
+            wants(level, change, provider)
+
     for observer in observers:
-        try:
-            track = getattr(observer, "track", None)
-            if track is not None:
-                track(level, change, provider)
-        except Exception as raised:  # noqa: BLE001 - an observer may raise anything
-            _log_failure(observer, raised)
+        _call(observer, "track", track)
 
 
-def _log_failure(observer: Observer, raised: Exception) -> None:
-    logger.warning("observer %s failed: %s", type(observer).__name__, type(raised).__name__)
+def _call(observer: Observer, method: str, tell_it: Callable[[Observer], None]) -> None:
+    """Tell ``observer``, unless it is about what it does itself while it is told: that would never end.
+
+    Levels it does hear of while it observes, because they must add up.
+    """
+    mine, tracks, under_way = (method, id(observer)), ("track", id(observer)), _being_told.get()
+    if mine in under_way or tracks in under_way:
+        return
+    before = _being_told.set((*under_way, mine))
+    try:
+        tell_it(observer)
+    except Exception as raised:  # noqa: BLE001 - an observer may raise anything
+        logger.warning("observer %s failed: %s", type(observer).__name__, type(raised).__name__)
+    finally:
+        _being_told.reset(before)
+
+
+_being_told: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("oauth2broker_being_told", default=())
 
 
 class FlowSpan:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from oauth2broker import Broker, ConfigError, ProviderDescriptor, TokenBucket
+from oauth2broker import Broker, ConfigError, LoggingObserver, ProviderDescriptor, TokenBucket
 
 DESCRIPTOR = ProviderDescriptor("demo", "https://provider.example.com/token", {"client_credentials"})
 
@@ -18,6 +18,11 @@ DESCRIPTOR = ProviderDescriptor("demo", "https://provider.example.com/token", {"
         ("http_client", object(), "send"),
         ("rate_limit", 5, "evaluate"),
         ("rate_limit", TokenBucket, "evaluate"),
+        ("observers", LoggingObserver(), "a list of observers, not LoggingObserver"),
+        ("observers", [LoggingObserver(), object()], "object has none"),
+        ("observers", [LoggingObserver], "observe"),
+        ("observers", "logging", "observe"),
+        ("observers", [LoggingObserver()] * 2, "twice"),
     ],
 )
 def test_a_part_that_is_none_is_a_mistake(part: str, value: Any, message: str) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 import pytest
 
 from oauth2broker import (
     AuthorizationRequiredError,
     Broker,
+    CachedTokenRequest,
     Delay,
     FlowEvent,
     FlowKind,
     FlowOutcome,
     FlowSpan,
+    Level,
+    ProviderId,
     RateLimitContext,
     RateLimitDecision,
     RetryDirective,
@@ -21,7 +25,16 @@ from oauth2broker import (
     record_flow_outcome,
 )
 from oauth2broker.testing import LoopbackProvider
-from tests.support import SERVICE_REQUEST, USER_REQUEST, ManualClock, log_in
+from tests.support import (
+    REDIRECT_URI,
+    SCOPE,
+    SERVICE_REQUEST,
+    TENANT,
+    USER,
+    USER_REQUEST,
+    ManualClock,
+    log_in,
+)
 
 
 class Listener:
@@ -127,3 +140,57 @@ def test_a_budget_that_is_spent_serves_what_works_and_else_says_when(
     assert spent.value.retry_after == 12.0
     assert provider.token_calls == 0
     assert (policy.contexts[0].tenant, policy.contexts[0].provider) == ("tenant-acme", "loopback")
+
+
+class Interrupted:
+    """Is interrupted when a flow ends, and adds up the flights."""
+
+    def __init__(self) -> None:
+        self.flights = 0
+
+    def observe(self, event: FlowEvent) -> None:
+        if event.outcome is not FlowOutcome.ATTEMPT:
+            raise KeyboardInterrupt
+
+    def track(self, level: Level, change: int, provider: ProviderId) -> None:
+        self.flights += change
+
+
+def test_an_interrupt_of_an_observer_leaves_no_flight_in_the_air(provider: LoopbackProvider) -> None:
+    """That it ended is told all the same."""
+    observer = Interrupted()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", observers=[observer]) as broker:
+        with pytest.raises(KeyboardInterrupt):
+            broker.client_credentials(SERVICE_REQUEST)
+    assert observer.flights == 0
+
+
+class Caller:
+    """Calls its own broker whenever it is told of something."""
+
+    def __init__(self) -> None:
+        self.broker: Broker | None = None
+        self.told = Counter[str]()
+
+    def observe(self, event: FlowEvent) -> None:
+        self.told[event.stage] += 1
+        if self.broker is not None:
+            self.broker.start_authorization(TENANT, USER, SCOPE, REDIRECT_URI)
+
+    def track(self, level: Level, change: int, provider: ProviderId) -> None:
+        self.told[level] += change
+        if self.broker is not None:
+            self.broker.client_credentials(CachedTokenRequest(TENANT, "another", "email.read"))
+
+
+def test_an_observer_that_calls_its_broker_hears_nothing_of_that(provider: LoopbackProvider) -> None:
+    """Else it would call without end; another observer hears of it all."""
+    caller, listener = Caller(), Listener()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", observers=[caller, listener]) as broker:
+        caller.broker = broker
+        broker.client_credentials(SERVICE_REQUEST)
+        caller.broker = None
+    assert caller.told["client_credentials"] == 2
+    heard = Counter(event.stage for event in listener.events)
+    assert heard["start_authorization"] > 0
+    assert caller.told["start_authorization"] == 0

@@ -175,7 +175,7 @@ def test_every_metric_is_there_with_its_labels(text: str) -> None:
     assert found == expected
     assert text.count("    Histogram. ") == len(HISTOGRAMS)
     assert text.count("    Gauge. ") == len(LEVELS)
-    assert COUNTERS[:3] == BY_TENANT
+    assert COUNTERS[:4] == BY_TENANT
     assert f'``tenant="{OTHER_TENANTS}"``' in text
 
 

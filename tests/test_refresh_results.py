@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from oauth2broker import (
+    AuthorizationError,
     BackendError,
     Broker,
     BrokerError,
@@ -32,9 +34,20 @@ from oauth2broker import (
     TokenLender,
     TokenRecord,
     TokenSecret,
+    TransientError,
 )
 from oauth2broker.testing import Fault, LoopbackProvider
-from tests.support import SERVICE_REQUEST, USER_REQUEST, Crowd, ManualClock, log_in
+from tests.support import (
+    REDIRECT_URI,
+    SCOPE,
+    SERVICE_REQUEST,
+    TENANT,
+    USER,
+    USER_REQUEST,
+    Crowd,
+    ManualClock,
+    log_in,
+)
 
 SUCCESS, FAILURE = FlowOutcome.SUCCESS, FlowOutcome.FAILURE
 NEVER_DUE = CachedTokenRequest(
@@ -62,12 +75,17 @@ class Store(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.meddle: Callable[[TokenRecord], object] = lambda record: None
-        self.down = False
+        self.down, self.lists = False, True
 
     def fetch(self, key: StoreKey) -> TokenRecord | None:
         if self.down:
             raise BackendError("down")
         return super().fetch(key)
+
+    def keys(self) -> Iterator[StoreKey]:
+        if not self.lists:
+            raise BackendError("down")
+        return super().keys()
 
     def save(self, record: TokenRecord) -> None:
         self.meddle(record)
@@ -360,3 +378,149 @@ def test_walks_and_loans_say_how_they_ended(scene: Scene) -> None:
         assert lent.record.expires_at is not None
     assert scene.listener.ends[-1].flow is FlowKind.REFRESH
     assert RefreshResult.RENEWED in {end.result for end in scene.listener.ends[-2:]}
+
+
+def test_one_failure_is_counted_once_however_many_ask_in_the_pause_after_it(scene: Scene) -> None:
+    """Who makes no call says so: of users' tokens, of service tokens, and after an answer that was lost."""
+    broker = scene.logged_in()
+    for act, fault, result in (
+        (broker.refresh_access_token, Fault.answer(503, {"Retry-After": "600"}), RefreshResult.TRANSIENT),
+        (broker.refresh_access_token, Fault.lost_answer(), RefreshResult.UNKNOWN),
+        (broker.client_credentials, Fault.answer(503), RefreshResult.TRANSIENT),
+    ):
+        scene.clock.advance(3700)
+        scene.provider.clear()
+        scene.provider.inject(fault)
+        for _ in range(4):
+            with failing():
+                act(USER_REQUEST)
+        assert scene.provider.token_calls == 1
+        told = [end.result for end in scene.listener.ends[-4:]]
+        assert told == [result, *[RefreshResult.BACKED_OFF] * 3]
+
+
+def test_a_mark_of_the_future_is_waited_for_without_a_call(scene: Scene) -> None:
+    """A clock has gone back: an answer may still arrive."""
+    broker = scene.logged_in()
+    scene.clock.advance(3700)
+    key = broker.key_for(USER_REQUEST)
+    record = scene.store.fetch(key)
+    assert record is not None
+    scene.store.save(replace(record, attempted_at=scene.clock() + timedelta(days=1)))
+    with failing(TransientError):
+        broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.BACKED_OFF, FAILURE)
+
+
+def test_who_waits_in_vain_says_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a lease that another process has, and for another thread that is at the provider."""
+    broker = scene.logged_in()
+    scene.clock.advance(3700)
+    monkeypatch.setattr(broker._keeper, "_bounds", replace(broker._keeper._bounds, lease=0.05))
+    with scene.store.refresh_lease(broker.key_for(USER_REQUEST), timeout=0), failing(TransientError):
+        broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.TIMED_OUT, FAILURE)
+    monkeypatch.setattr(broker._flights, "_longest_wait", 0.05)
+    at_the_provider, done = threading.Event(), threading.Event()
+
+    def hold(record: TokenRecord) -> None:
+        at_the_provider.set()
+        assert done.wait(60)
+
+    scene.store.meddle = hold
+    leader = Crowd(1, partial(broker.refresh_access_token, USER_REQUEST)).start()
+    assert at_the_provider.wait(60)
+    with failing(TransientError):
+        broker.refresh_access_token(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.TIMED_OUT, FAILURE)
+    done.set()
+    leader.join()
+
+
+def test_logins_and_logouts_that_fail_say_what_is_wrong(scene: Scene) -> None:
+    """A store that is away, a client that is refused, a provider that is down; and a user who says no."""
+    broker = scene.logged_in()
+    assert {end.result for end in scene.listener.ends} == {None}
+    login, logout = partial(log_in, broker, scene.provider), partial(broker.revoke, USER_REQUEST)
+    scene.store.down = True
+    for act in (login, logout):
+        with failing(BackendError):
+            act()
+        assert scene.listener.last() == (RefreshResult.STORE_FAILED, FAILURE)
+    scene.store.down = False
+    for fault, result in (
+        (Fault.json(401, {"error": "invalid_client"}), RefreshResult.REFUSED),
+        (Fault.answer(503), RefreshResult.TRANSIENT),
+    ):
+        scene.provider.inject(fault)
+        with failing():
+            login()
+        assert scene.listener.last() == (result, FAILURE)
+    with failing():
+        scene.broker(secret="wrong").revoke(USER_REQUEST)
+    assert scene.listener.last() == (RefreshResult.REFUSED, FAILURE)
+    session = broker.start_authorization(TENANT, USER, SCOPE, REDIRECT_URI)
+    with failing(AuthorizationError):
+        broker.complete_authorization(session, {"state": session.state, "error": "access_denied"})
+    assert scene.listener.last() == (RefreshResult.REAUTHORIZE, FAILURE)
+
+
+def test_a_walk_that_cannot_list_is_told_of(scene: Scene) -> None:
+    """No token's flow would tell of it: there is none."""
+    broker = scene.logged_in()
+    scene.clock.advance(3700)
+    scene.store.lists = False
+    for walk, stage in (
+        (partial(broker.renew_due, within=timedelta(hours=1)), "renew_due"),
+        (broker.prune, "prune"),
+    ):
+        with failing(BackendError):
+            walk()
+        end = scene.listener.ends[-1]
+        assert (end.flow, end.stage, end.tenant, end.error) == (FlowKind.REFRESH, stage, None, "BackendError")
+        assert scene.listener.last() == (RefreshResult.STORE_FAILED, FAILURE)
+
+
+def test_a_record_that_a_walk_cannot_read_is_told_of(scene: Scene) -> None:
+    """With its tenant; the walk goes on, and reports it."""
+    broker = scene.logged_in()
+    scene.clock.advance(3700)
+    scene.store.down = True
+    assert len(broker.renew_due(within=timedelta(hours=1)).errors) == 1
+    end = scene.listener.ends[-1]
+    assert (end.stage, end.tenant, *scene.listener.last()) == (
+        "renew_due",
+        TENANT,
+        RefreshResult.STORE_FAILED,
+        FAILURE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("second", "result"),
+    [
+        (Fault.json(401, {"error": "invalid_client"}), RefreshResult.REFUSED),
+        (Fault.answer(503), RefreshResult.TRANSIENT),
+        (Fault.lost_answer(), RefreshResult.UNKNOWN),
+        (Fault(), RefreshResult.RENEWED),
+    ],
+)
+def test_the_second_try_of_a_service_token_says_how_it_ended(
+    scene: Scene, second: Fault, result: RefreshResult
+) -> None:
+    """Not the answer before it, that was lost."""
+    broker = scene.broker()
+    scene.provider.inject(Fault.lost_answer())
+    scene.provider.inject(second)
+    with nullcontext() if result is RefreshResult.RENEWED else failing():
+        broker.client_credentials(SERVICE_REQUEST)
+    assert (scene.listener.ends[-1].result, scene.provider.token_calls) == (result, 2)
+
+
+def test_a_second_try_that_is_not_made_leaves_the_first_ones_result(scene: Scene) -> None:
+    """The budget is spent: what is known is that an answer was lost."""
+    broker = scene.broker(rate_limit=TokenBucket(1, timedelta(days=10)))
+    scene.provider.inject(Fault.lost_answer())
+    with failing():
+        broker.client_credentials(SERVICE_REQUEST)
+    assert (scene.listener.ends[-1].result, scene.provider.token_calls) == (RefreshResult.UNKNOWN, 1)

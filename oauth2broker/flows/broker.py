@@ -354,10 +354,7 @@ class Broker:
     def _upkeep(self) -> Upkeep:
         from oauth2broker.flows import late
 
-        def span(tenant: str) -> BrokerSpan:
-            return self._span(FlowKind.REFRESH, "renew_due", tenant)
-
-        return late.Upkeep(self._tools, self._users_tokens, self._client.client_id, span)
+        return late.Upkeep(self._tools, self._users_tokens, self._client.client_id)
 
     def _make_endpoint(self) -> TokenEndpoint:
         from oauth2broker.flows import late

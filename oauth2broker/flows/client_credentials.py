@@ -62,6 +62,7 @@ class ClientCredentialsFlow:
                 return Outcome(record)
             seconds = seconds_to_back_off(record, self._tools.bounds, now)
             if seconds > 0:
+                self._tools.telemetry.note(RefreshResult.BACKED_OFF)
                 raise TransientError("the provider is not to be asked yet", retry_after=seconds)
         return self._obtain(request, key, record)
 
@@ -80,6 +81,7 @@ class ClientCredentialsFlow:
         if isinstance(result, TokenFailure) and _was_lost(result.error):
             with suppress(BrokerError):  # what is single-use in it, a client assertion, is made anew
                 call = prepare(self._clock())
+                self._tools.telemetry.note(None)  # what comes of this one counts
                 sent_at, result = self._clock(), endpoint.send(call)
         if isinstance(result, TokenFailure):
             self._note_failure(request, key, stale, result.error)

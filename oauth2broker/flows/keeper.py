@@ -19,7 +19,7 @@ from oauth2broker.errors import BackendError, StoreError, TransientError
 from oauth2broker.flows.bounds import Bounds
 from oauth2broker.flows.telemetry import Telemetry
 from oauth2broker.forking import forget_in_children
-from oauth2broker.obs import Level, logger
+from oauth2broker.obs import Level, RefreshResult, logger
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.stores.base import BrokerStore
 
@@ -90,6 +90,7 @@ class Keeper:
         """
         with self._hold(key, self._bounds.lease) as stack:
             if stack is None:
+                self._telemetry.note(RefreshResult.TIMED_OUT)
                 raise TransientError("whoever holds the lease did not finish in time")
             yield stack
 
@@ -169,8 +170,9 @@ class Keeper:
             earlier = self.unsaved.get(digest)
             replaced = replaced if earlier is None else earlier.replaced
             self.unsaved[digest] = Unsaved(replaced, record, lease.pop_all())
-        if earlier is None:
-            self._telemetry.track(Level.UNSAVED_RECORDS, 1)
+        if earlier is not None:  # it will never be saved: ours is another one
+            self._telemetry.track(Level.UNSAVED_RECORDS, -1)
+        self._telemetry.track(Level.UNSAVED_RECORDS, 1)
         self._require_writer()
 
     def _write(self, unsaved: Unsaved, *, patience: float = 0.0) -> None:

@@ -151,9 +151,11 @@ class _Renewal:
     def _require_turn(self, record: TokenRecord, now: datetime) -> None:
         if is_from_the_future(record.attempted_at, now):
             self._swap(record, replace(record, attempted_at=now))  # an honest wait starts here
+            self.tools.telemetry.note(RefreshResult.BACKED_OFF)
             raise TransientError("an answer may still arrive", retry_after=self.tools.bounds.settled)
         seconds = _seconds_to_wait(self.tools, self.request, record, now)
         if seconds > 0:
+            self.tools.telemetry.note(RefreshResult.BACKED_OFF)
             raise TransientError("the provider is not to be asked yet", retry_after=seconds)
 
     def _prepare(self, record: TokenRecord, refresh_token: TokenSecret, now: datetime) -> PreparedCall:

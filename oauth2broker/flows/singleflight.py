@@ -111,4 +111,5 @@ class Flights:
             self._telemetry.note(RefreshResult.JOINED)
         with self._telemetry.flight_wait(other.span):
             if not other.ended.wait(max(0.0, deadline - time.monotonic())):
+                self._telemetry.note(RefreshResult.TIMED_OUT)
                 raise TransientError("another thread's renewal of this token did not end in time")

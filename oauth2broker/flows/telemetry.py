@@ -15,7 +15,9 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from oauth2broker.errors import (
+    AuthorizationError,
     BrokerError,
+    ConfigError,
     DelayedError,
     InvalidGrantError,
     StoreError,
@@ -41,16 +43,19 @@ _DEFAULT_PORTS: Mapping[str, int] = {"https": 443, "http": 80}
 
 
 class Telemetry:
-    """Safe to share between threads. ``seconds`` gives the broker's time, in POSIX seconds."""
+    """Safe to share between threads. ``seconds`` gives the broker's time, in POSIX seconds.
+
+    Raises :class:`ConfigError` for observers that are none.
+    """
 
     def __init__(
         self, observers: Iterable[Observer], provider: ProviderId, seconds: Callable[[], float]
     ) -> None:
-        self.observers = tuple(observers)
+        self.observers = _checked(observers)
         self._provider = provider
         self._seconds = seconds
 
-    def span(self, flow: FlowKind, stage: str, tenant: str) -> BrokerSpan:
+    def span(self, flow: FlowKind, stage: str, tenant: str | None) -> BrokerSpan:
         """Open a span, which is the thread's own until it is closed."""
         return BrokerSpan(self, flow, stage, self._provider, tenant)
 
@@ -131,7 +136,7 @@ class BrokerSpan(FlowSpan):
     __slots__ = ("_outer", "changes", "telemetry")
 
     def __init__(
-        self, telemetry: Telemetry, flow: FlowKind, stage: str, provider: ProviderId, tenant: str
+        self, telemetry: Telemetry, flow: FlowKind, stage: str, provider: ProviderId, tenant: str | None
     ) -> None:
         super().__init__(flow, stage, observers=telemetry.observers, provider=provider, tenant=tenant)
         self.telemetry = telemetry
@@ -151,18 +156,17 @@ class BrokerSpan(FlowSpan):
     ) -> None:
         if self._outer is not None:
             _current.reset(self._outer)
-        super().__exit__(kind, error, traceback)
-        for level, change in self.changes:
-            self.telemetry.track_now(level, change)
+        if self.result is None and isinstance(error, BrokerError):
+            self.result = result_of(error)
+        try:
+            super().__exit__(kind, error, traceback)
+        finally:  # an observer may have been interrupted
+            for level, change in self.changes:
+                self.telemetry.track_now(level, change)
 
     def serve(self, call: Callable[[], TokenRecord]) -> TokenRecord:
         """Do ``call``, which gives a token from the store unless something notes down that it was renewed."""
-        try:
-            record = call()
-        except BrokerError as error:
-            if self.result is None:
-                self.result = result_of(error)
-            raise
+        record = call()
         if self.result is None:
             self.result = RefreshResult.HIT
         return self.served(record)
@@ -235,10 +239,24 @@ def result_of(error: BrokerError) -> RefreshResult:
             return RefreshResult.TRANSIENT
         case StoreError():
             return RefreshResult.STORE_FAILED
-        case InvalidGrantError():
+        case InvalidGrantError() | AuthorizationError():
             return RefreshResult.REAUTHORIZE
         case _:
             return RefreshResult.REFUSED
+
+
+def _checked(observers: Iterable[Observer]) -> tuple[Observer, ...]:
+    """Give what observes, each once: one that is told twice counts twice, and ends what it has ended."""
+    try:
+        found = tuple(observers)
+    except TypeError:
+        raise ConfigError(f"observers is a list of observers, not {type(observers).__name__}") from None
+    for one in found:
+        if isinstance(one, type) or not callable(getattr(one, "observe", None)):
+            raise ConfigError(f"an observer has a method observe: {type(one).__name__} has none")
+    if len({id(one) for one in found}) < len(found):
+        raise ConfigError("the same observer is given twice")
+    return found
 
 
 def _address(url: str) -> tuple[str, int]:

@@ -9,17 +9,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 
-from oauth2broker.errors import BrokerError, ConfigError, DelayedError
+from oauth2broker.errors import BrokerError, ConfigError, DelayedError, StoreError
 from oauth2broker.flows.cached import CachedTokenFlow
 from oauth2broker.flows.request import CachedTokenRequest
 from oauth2broker.flows.tools import Tools
 from oauth2broker.grants import GrantType
-from oauth2broker.obs import logger
+from oauth2broker.obs import FlowKind, logger
 from oauth2broker.provider.checks import LONGEST
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.records import StoreKey, TokenRecord
@@ -79,17 +80,10 @@ class PruneReport:
 class Upkeep:
     """Keeps the records of one client at one provider."""
 
-    def __init__(
-        self,
-        tools: Tools,
-        flow: CachedTokenFlow,
-        client_id: str,
-        span: Callable[[str], AbstractContextManager[object]],
-    ) -> None:
+    def __init__(self, tools: Tools, flow: CachedTokenFlow, client_id: str) -> None:
         self._tools = tools
         self._flow = flow
         self._client_id = client_id
-        self._span = span
 
     def renew_due(
         self,
@@ -116,16 +110,20 @@ class Upkeep:
                 raise CancelledError
             return self._renew(record)
 
+        def submit(record: TokenRecord) -> Future[_Ended]:
+            """Have it renewed in a copy of our context, so that it shows in the caller's trace."""
+            return workers.submit(copy_context().run, renew, record)
+
         with ThreadPoolExecutor(parallelism, thread_name_prefix="oauth2broker-renew") as workers:
             try:
                 for record in self._due(within, run):
                     if len(under_way) >= 2 * parallelism:
                         under_way = run.collect(under_way)
-                    under_way.add(workers.submit(renew, record))
+                    under_way.add(submit(record))
                 while under_way or run.delayed:
                     under_way = run.collect(under_way)
                     while len(under_way) < 2 * parallelism and (ready := run.next_ready()) is not None:
-                        under_way.add(workers.submit(renew, ready))
+                        under_way.add(submit(ready))
             except BaseException:
                 stop.set()
                 workers.shutdown(wait=False, cancel_futures=True)
@@ -137,8 +135,9 @@ class Upkeep:
         _require_duration("older_than", older_than)
         found: list[StoreKey] = []
         errors: dict[StoreKey, BrokerError] = {}
-        store, provider = self._tools.store, self._tools.endpoint.descriptor.id
-        for key in store.keys_dead(provider, self._client_id, self._tools.clock() - older_than):
+        list_dead, provider = self._tools.store.keys_dead, self._tools.endpoint.descriptor.id
+        before = self._tools.clock() - older_than
+        for key in self._listed("prune", lambda: list_dead(provider, self._client_id, before)):
             try:
                 if self._is_long_dead(key, older_than) and (dry_run or self._remove(key, older_than)):
                     found.append(key)
@@ -152,13 +151,16 @@ class Upkeep:
         if GrantType.REFRESH_TOKEN not in descriptor.grants:
             raise ConfigError(f"provider {descriptor.id} renews no tokens")
         before = self._tools.clock() + within
-        keys = self._tools.store.keys_due(descriptor.id, self._client_id, before)
+        list_due = self._tools.store.keys_due
+        keys = self._listed("renew_due", lambda: list_due(descriptor.id, self._client_id, before))
         for key in _shuffled(key for key in keys if key.grant is GrantType.AUTHORIZATION_CODE):
             run.seen += 1
             try:
                 record = self._tools.keeper.fetch(key)
             except BrokerError as error:
                 run.errors[key] = error
+                with suppress(BrokerError), self._span("renew_due", key.family.tenant):
+                    raise
                 continue
             if record is not None and is_due(record, within, descriptor, self._tools.clock()):
                 run.due += 1
@@ -169,11 +171,22 @@ class Upkeep:
             record.family.tenant, record.family.principal, record.scope, resource=record.resource
         )
         try:
-            with self._span(record.family.tenant):
+            with self._span("renew_due", record.family.tenant):
                 renewed = self._flow.renew_seen(request, record.key, record)
         except BrokerError as error:
             return _Ended(record, False, error)
         return _Ended(record, renewed, None)
+
+    def _listed(self, stage: str, list_keys: Callable[[], Iterable[StoreKey]]) -> Iterator[StoreKey]:
+        """Give the keys. That the store cannot list them is told as a flow: there may be no other."""
+        try:
+            yield from list_keys()
+        except StoreError:
+            with self._span(stage, None):
+                raise
+
+    def _span(self, stage: str, tenant: str | None) -> AbstractContextManager[object]:
+        return self._tools.telemetry.span(FlowKind.REFRESH, stage, tenant)
 
     def _is_long_dead(self, key: StoreKey, older_than: timedelta) -> bool:
         record = self._tools.store.fetch(key)

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -24,6 +24,8 @@ _LEVELS = {
     RefreshResult.ADOPTED: logging.INFO,
     RefreshResult.CAS_LOST: logging.WARNING,
     RefreshResult.TRANSIENT: logging.WARNING,
+    RefreshResult.BACKED_OFF: logging.WARNING,
+    RefreshResult.TIMED_OUT: logging.WARNING,
     RefreshResult.UNKNOWN: logging.WARNING,
     RefreshResult.DELAYED: logging.WARNING,
     RefreshResult.TOMBSTONED: logging.WARNING,
@@ -35,6 +37,7 @@ _LEVELS = {
 _MOST_KINDS = 1024
 
 _Kind = tuple[str | None, ...]
+_Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
 @dataclass(slots=True)
@@ -58,7 +61,7 @@ class LoggingObserver:
 
     def __init__(
         self,
-        logger: logging.Logger | None = None,
+        logger: _Logger | None = None,
         *,
         repeats: int = 5,
         per: timedelta = timedelta(minutes=1),
@@ -94,7 +97,7 @@ class LoggingObserver:
         if held_back:
             fields["held_back"] = held_back
         line = " ".join(f"{name}={_shown(value)}" for name, value in fields.items())
-        self._logger.log(level, "%s", line, extra={f"oauth2_{name}": value for name, value in fields.items()})
+        _write(self._logger, level, line, {f"oauth2_{name}": value for name, value in fields.items()})
 
     def forget_after_fork(self) -> None:
         """Another thread of the parent may have held the lock."""
@@ -116,6 +119,16 @@ class LoggingObserver:
             window.written += is_due
             window.held_back += not is_due
             return is_due, held_back
+
+
+def _write(logger: _Logger, level: int, line: str, extra: Mapping[str, Any]) -> None:
+    """Log ``line`` with ``extra``, in the place of which an adapter would put its own."""
+    arguments: MutableMapping[str, Any] = {}
+    while isinstance(logger, logging.LoggerAdapter):
+        line, arguments = logger.process(line, arguments)
+        extra = {**(arguments.pop("extra", None) or {}), **extra}
+        logger = logger.logger
+    logger.log(level, "%s", line, extra=extra, **arguments)
 
 
 def _level_of(event: FlowEvent) -> int:

@@ -46,6 +46,11 @@ class Instrument:
 
 
 FLOWS = Instrument("oauth2_broker.flow", "Flows begun and ended", ("flow", "outcome", "provider"))
+LOGINS = Instrument(
+    "oauth2_broker.authorization_code",
+    "How logins and logouts ended that failed, or whose token could not be stored",
+    ("result", "provider"),
+)
 REFRESHES = Instrument("oauth2_broker.refresh", "How calls for users' tokens ended", ("result", "provider"))
 SERVICE_TOKENS = Instrument(
     "oauth2_broker.client_credentials", "How calls for the client's own tokens ended", ("result", "provider")
@@ -85,13 +90,17 @@ UNSAVED_RECORDS = Instrument(
     "oauth2_broker.unsaved_records", "Issued records that the store has not taken yet", ("provider",)
 )
 
-COUNTERS = (FLOWS, REFRESHES, SERVICE_TOKENS, PERSIST_FAILURES)
+COUNTERS = (FLOWS, LOGINS, REFRESHES, SERVICE_TOKENS, PERSIST_FAILURES)
 HISTOGRAMS = (PROVIDER_CALLS, FLIGHT_WAITS, LEASE_WAITS, TOKEN_REMAINING, GRANT_REMAINING)
 LEVELS: Mapping[Level, Instrument] = {Level.FLIGHTS: FLIGHTS, Level.UNSAVED_RECORDS: UNSAVED_RECORDS}
-BY_TENANT = (FLOWS, REFRESHES, SERVICE_TOKENS)
+BY_TENANT = (FLOWS, LOGINS, REFRESHES, SERVICE_TOKENS)
 """What a tenant label is for, on request."""
 
-_RESULTS = {FlowKind.REFRESH: REFRESHES, FlowKind.CLIENT_CREDENTIALS: SERVICE_TOKENS}
+_RESULTS = {
+    FlowKind.AUTHORIZATION_CODE: LOGINS,
+    FlowKind.REFRESH: REFRESHES,
+    FlowKind.CLIENT_CREDENTIALS: SERVICE_TOKENS,
+}
 
 Measurement = tuple[Instrument, float, tuple[str, ...]]
 """An instrument, by how much it is raised or what it measured, and the values of its labels in order."""
@@ -103,7 +112,7 @@ def measure(event: FlowEvent) -> Iterator[Measurement]:
     yield FLOWS, 1, (flow, event.outcome.value, provider)
     if event.outcome is FlowOutcome.ATTEMPT:
         return
-    if event.result is not None and event.flow in _RESULTS:
+    if event.result is not None:
         yield _RESULTS[event.flow], 1, (event.result.value, provider)
     if event.expires_in is not None:
         yield TOKEN_REMAINING, event.expires_in, (flow, provider)
@@ -126,8 +135,8 @@ def zeros(provider: str) -> Iterator[tuple[Instrument, tuple[str, ...]]]:
         for outcome in FlowOutcome:
             yield FLOWS, (flow.value, outcome.value, provider)
     for result in RefreshResult:
-        yield REFRESHES, (result.value, provider)
-        yield SERVICE_TOKENS, (result.value, provider)
+        for counter in _RESULTS.values():
+            yield counter, (result.value, provider)
     yield PERSIST_FAILURES, (provider,)
 
 

@@ -31,6 +31,7 @@ from oauth2broker.observers.measures import (
     Instrument,
     TenantLabels,
     measure,
+    zeros,
 )
 
 if TYPE_CHECKING:
@@ -91,9 +92,10 @@ class OpenTelemetryObserver:
 
     ``tracer_provider`` and ``meter_provider`` are those of the program unless given. The first ``tenants``
     tenants get an attribute of their own in metrics, all others share one; 0: none at all. Spans always name
-    the tenant. Several brokers may share one observer. Safe to share between threads, and in a child after a
-    fork as far as the SDK is. Raises :class:`ConfigError` when ``opentelemetry-api`` is not installed, and
-    for arguments that cannot be.
+    the tenant. Counters of a provider (and tenant) are there, at zero, from its first event on. Several
+    brokers may share one observer. Safe to share between threads, and in a child after a fork as far as the
+    SDK is. Raises :class:`ConfigError` when ``opentelemetry-api`` is not installed, and for arguments that
+    cannot be.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class OpenTelemetryObserver:
         self._flows: WeakKeyDictionary[FlowSpan, _OpenFlow] = WeakKeyDictionary()
         self._standing: Counter[tuple[Level, ProviderId]] = Counter()
         self._inherited: Counter[tuple[Level, ProviderId]] = Counter()
+        self._known: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         forget_in_children(self)
 
@@ -149,6 +152,7 @@ class OpenTelemetryObserver:
             self._levels[ours].add(-number, {"provider": whose})
         self._levels[level].add(change, {"provider": provider})
         if level is Level.UNSAVED_RECORDS and change > 0:
+            self._require_zeros(provider, "")
             self._record[PERSIST_FAILURES.name](change, {"provider": provider})
 
     def forget_after_fork(self) -> None:
@@ -158,14 +162,26 @@ class OpenTelemetryObserver:
         self._standing = Counter()
 
     def _count(self, event: FlowEvent) -> None:
+        tenant = "" if self._tenants is None else self._tenants.label(event.tenant)
+        self._require_zeros(event.provider or "", tenant)
         for instrument, value, labels in measure(event):
-            attributes = dict(zip(instrument.labels, labels, strict=True))
-            if self._tenants is not None and instrument in BY_TENANT:
-                attributes["tenant"] = self._tenants.label(event.tenant)
-            self._record[instrument.name](value, attributes)
+            self._record[instrument.name](value, self._attributes(instrument, labels, tenant))
+
+    def _attributes(self, instrument: Instrument, labels: tuple[str, ...], tenant: str) -> dict[str, str]:
+        attributes = dict(zip(instrument.labels, labels, strict=True))
+        if self._tenants is not None and instrument in BY_TENANT:
+            attributes["tenant"] = tenant
+        return attributes
+
+    def _require_zeros(self, provider: str, tenant: str) -> None:
+        if (provider, tenant) in self._known:
+            return
+        for instrument, labels in zeros(provider):
+            self._record[instrument.name](0, self._attributes(instrument, labels, tenant))
+        self._known.add((provider, tenant))
 
     def _open(self, event: FlowEvent, key: FlowSpan) -> None:
-        began = time.time_ns()
+        began = time.time_ns() - _nanoseconds(key.elapsed())  # other observers may have taken their time
         attributes = {
             "oauth2_broker.flow": event.flow.value,
             "oauth2_broker.stage": event.stage,
@@ -185,9 +201,6 @@ class OpenTelemetryObserver:
             flow.span.end(flow.began + _nanoseconds(event.seconds or 0.0))
 
     def _describe(self, event: FlowEvent, flow: _OpenFlow) -> None:
-        below = self._api.trace.set_span_in_context(flow.span)
-        for step in event.steps:
-            self._add_step(step, flow, below)
         flow.span.set_attributes(
             {
                 "oauth2_broker.outcome": event.outcome.value,
@@ -199,6 +212,9 @@ class OpenTelemetryObserver:
         )
         if event.outcome is FlowOutcome.FAILURE:
             flow.span.set_status(self._api.trace.StatusCode.ERROR, event.error)
+        below = self._api.trace.set_span_in_context(flow.span)
+        for step in event.steps:  # last: a span processor may fail
+            self._add_step(step, flow, below)
 
     def _add_step(self, step: FlowStep, flow: _OpenFlow, below: Context) -> None:
         kind, links = self._api.trace.SpanKind.INTERNAL, []

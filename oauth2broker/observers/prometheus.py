@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oauth2broker.errors import ConfigError
@@ -32,6 +35,7 @@ class PrometheusObserver:
     """Counts in ``registry`` (None: the default one of prometheus_client), also in its multiprocess mode.
 
     The first ``tenants`` tenants get a label of their own, all others share one; 0: there is no such label.
+    In multiprocess mode they are the same ones in all processes: a file in its folder has their names.
     Counters of a provider (and tenant) are there, at zero, from its first event on. Several brokers may share
     one observer, and must if they share a registry. Safe to share between threads, and in a child after a
     fork. Raises :class:`ConfigError` when prometheus_client is not installed, and when ``registry`` is no
@@ -39,7 +43,8 @@ class PrometheusObserver:
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, tenants: int = 0) -> None:
-        labels = TenantLabels(tenants)
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        labels = _SharedTenantLabels(tenants, Path(folder)) if folder else TenantLabels(tenants)
         self._tenants = labels if tenants else None
         self._metrics = _register(registry, self._labels_of)
         self._record: dict[_Series, Callable[[float], None]] = {}
@@ -104,6 +109,31 @@ class PrometheusObserver:
                 for gauge in self._gauges.values():
                     gauge.set(0)
                 self._is_child = False
+
+
+class _SharedTenantLabels(TenantLabels):
+    """Gives labels to the tenants that are named first in a file, which processes share.
+
+    A name is appended in one write, and then what is there is read: so all see the same order, without a
+    lock. Once the file names enough, it is not looked at again.
+    """
+
+    def __init__(self, most: int, folder: Path) -> None:
+        super().__init__(most)
+        self._file = folder / "oauth2broker_tenants.txt"
+
+    def _learn(self, tenant: str) -> bool:
+        if len(self._known) < self._most:
+            self._known = self._named_first()
+            if tenant not in self._known and len(self._known) < self._most:
+                with self._file.open("ab", buffering=0) as file:
+                    file.write(f"{tenant}\n".encode())
+                self._known = self._named_first()
+        return tenant in self._known
+
+    def _named_first(self) -> set[str]:
+        text = self._file.read_text("utf-8") if self._file.exists() else ""
+        return set(islice(dict.fromkeys(text.split("\n")[:-1]), self._most))
 
 
 def _register(

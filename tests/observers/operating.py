@@ -35,7 +35,8 @@ from tests.test_docs_pages import DOCS
 
 FOLDER = DOCS / "operating"
 PACKAGE = Path(oauth2broker.__file__).parent
-FUNCTIONS = {"sum", "rate", "increase", "histogram_quantile", "by", "and", "or"}
+FUNCTIONS = {"sum", "rate", "increase", "histogram_quantile", "last_over_time", "max_over_time"}
+OPERATORS = {"by", "and", "or", "unless", "offset"}
 SELECTOR = re.compile(r"\b(oauth2_broker_\w+|[a-z]\w*(?={))(?:{((?:[^}\"]|\"(?:\\.|[^\"])*\")*)})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"((?:\\.|[^"\\])*)"\s*(?:,|$)')
 
@@ -70,7 +71,7 @@ def parse(text: str) -> Expression:
     rest = SELECTOR.sub("", text)
     groups = re.findall(r"\bby \(([^)]*)\)", rest)
     labels = frozenset(label.strip() for group in groups for label in group.split(","))
-    rest = re.sub(r"\bby \([^)]*\)|\[[^]]*\]", "", rest)
+    rest = re.sub(r"\bby \([^)]*\)|\[[^]]*\]|(?<=\boffset )\d+[mh]", "", rest)
     return Expression(tuple(selectors), labels, frozenset(re.findall(r"[a-zA-Z_]\w*", rest)))
 
 
@@ -99,7 +100,7 @@ def require_exported(text: str, metrics: Exported) -> None:
     """Fail unless ``text`` reads only what is exported; each value that it asks for must be there."""
     found = parse(text)
     assert found.selectors, text
-    assert found.words <= FUNCTIONS, text
+    assert found.words <= FUNCTIONS | OPERATORS, text
     for selector in found.selectors:
         labels = metrics.get(selector.metric)
         assert labels, f"{selector.metric} is not exported"
@@ -128,9 +129,10 @@ def calls_of(tree: ast.AST, name: str) -> Iterator[ast.Call]:
 def stages() -> set[str]:
     """Give the stages of all flows, as the code names them where it opens a span."""
     trees = [ast.parse(path.read_text("utf-8")) for path in (PACKAGE / "flows").glob("*.py")]
-    calls = [call for tree in trees for call in calls_of(tree, "_span")]
-    found = {str(arg.value) for call in calls for arg in call.args if isinstance(arg, ast.Constant)}
-    assert {"start_authorization", "revoke", "renew_due", "lend"} <= found
+    calls = [call for tree in trees for name in ("_span", "_listed") for call in calls_of(tree, name)]
+    given = [arg.value for call in calls for arg in call.args if isinstance(arg, ast.Constant)]
+    found = {value for value in given if isinstance(value, str)}
+    assert {"start_authorization", "revoke", "renew_due", "prune", "lend"} <= found
     return found
 
 

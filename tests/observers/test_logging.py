@@ -39,6 +39,7 @@ LEVELS: dict[RefreshResult | None, int] = {
     **dict.fromkeys([RefreshResult.HIT, RefreshResult.JOINED, RefreshResult.SERVED_CURRENT], DEBUG),
     **dict.fromkeys([None, RefreshResult.RENEWED, RefreshResult.ADOPTED], INFO),
     **dict.fromkeys([RefreshResult.CAS_LOST, RefreshResult.TRANSIENT, RefreshResult.UNKNOWN], WARNING),
+    **dict.fromkeys([RefreshResult.BACKED_OFF, RefreshResult.TIMED_OUT], WARNING),
     **dict.fromkeys([RefreshResult.DELAYED, RefreshResult.TOMBSTONED, RefreshResult.REAUTHORIZE], WARNING),
     **dict.fromkeys([RefreshResult.PERSIST_FAILED, RefreshResult.STORE_FAILED, RefreshResult.REFUSED], ERROR),
 }
@@ -49,9 +50,9 @@ class Log:
 
     def __init__(self, **arguments: Any) -> None:
         self.now, self.kept = 0.0, Lines()
-        logger = logging.Logger("a program's", logging.DEBUG)
-        logger.addHandler(self.kept)
-        self.observer = LoggingObserver(logger, clock=lambda: self.now, **arguments)
+        self.logger = logging.Logger("a program's", logging.DEBUG)
+        self.logger.addHandler(self.kept)
+        self.observer = LoggingObserver(self.logger, clock=lambda: self.now, **arguments)
 
     def tell(self, outcome: FlowOutcome = FlowOutcome.SUCCESS, **more: Any) -> None:
         self.observer.observe(FlowEvent(FlowKind.REFRESH, "stage", outcome, **more))
@@ -165,11 +166,11 @@ def test_lines_below_a_warning_are_not_held_back() -> None:
 def test_what_the_logger_does_not_take_is_not_written_and_not_counted() -> None:
     """A line that nobody wants takes no turn from one that somebody wants."""
     log = Log(repeats=1)
-    log.observer._logger.disabled = True
+    log.logger.disabled = True
     for _ in range(3):
         log.fail()
     assert not log.lines()
-    log.observer._logger.disabled = False
+    log.logger.disabled = False
     log.fail()
     log.now = 61.0
     log.fail()
@@ -261,10 +262,18 @@ def test_arguments_that_cannot_be_are_refused(arguments: dict[str, Any]) -> None
 
 
 def test_a_logger_adapter_will_do() -> None:
-    """With which programs put their own words in front."""
+    """With which programs put their own words in front, and fields beside ours; one upon another."""
     kept = Lines()
     logger = logging.Logger("a program's", logging.DEBUG)
     logger.addHandler(kept)
-    adapter: Any = logging.LoggerAdapter(logger, {"service": "billing"})
+
+    class Prefix(logging.LoggerAdapter[Any]):
+        def process(self, msg: Any, kwargs: Any) -> Any:
+            return f"[100%] {msg}", kwargs
+
+    adapter: Any = Prefix(logging.LoggerAdapter(logger, {"service": "billing"}), None)
     LoggingObserver(adapter).observe(FlowEvent(FlowKind.REFRESH, "", FlowOutcome.ATTEMPT))
-    assert kept.records[0].getMessage() == "flow=refresh outcome=attempt"
+    [record] = kept.records
+    assert record.getMessage() == "[100%] flow=refresh outcome=attempt"
+    found = {name: value for name, value in vars(record).items() if name.startswith(("oauth2_", "serv"))}
+    assert found == {"service": "billing", "oauth2_flow": "refresh", "oauth2_outcome": "attempt"}

@@ -6,14 +6,16 @@ import logging
 import multiprocessing
 import sys
 import threading
+import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -25,22 +27,25 @@ from oauth2broker import (
     BrokerError,
     CachedTokenRequest,
     ConfigError,
+    FlowEvent,
     FlowKind,
     FlowOutcome,
     FlowSpan,
     HttpRequest,
     HttpResponse,
+    InvalidClientError,
     Level,
     MemoryStore,
     OpenTelemetryObserver,
     ProviderId,
+    RefreshResult,
     ResponseMetadataSlot,
     TokenRecord,
     record_flow_outcome,
 )
 from oauth2broker.testing import Fault, LoopbackProvider
 from tests.observers.figures import exported, total
-from tests.support import SERVICE_REQUEST, USER_REQUEST, Crowd, ManualClock, log_in
+from tests.support import SERVICE_REQUEST, TENANT, USER_REQUEST, Crowd, ManualClock, log_in
 
 FLOW, FLIGHT_WAIT, LEASE_WAIT = (
     "oauth2_broker.flow",
@@ -237,6 +242,20 @@ def test_a_flow_is_below_the_programs_own_span_and_above_what_happens_in_it(
     assert (parent(inner), parent(flow)) == (identity(flow), identity(above))
 
 
+def test_what_a_walk_renews_is_below_the_programs_own_span(
+    lab: Lab, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Though threads of the walk's own renew."""
+    broker = lab.broker(provider, clock)
+    log_in(broker, provider)
+    clock.advance(3700)
+    with lab.tracing.get_tracer("program").start_as_current_span("walk") as walk:
+        broker.renew_due(within=timedelta(hours=1), jitter=timedelta())
+    flow = lab.spans(FLOW)[-1]
+    assert attributes(flow)["oauth2_broker.stage"] == "renew_due"
+    assert parent(flow) == walk.get_span_context().span_id
+
+
 def test_waiting_for_a_lease_is_a_span_if_it_took_time(
     lab: Lab, provider: LoopbackProvider, clock: ManualClock
 ) -> None:
@@ -262,6 +281,49 @@ def test_waiting_for_a_lease_is_a_span_if_it_took_time(
     assert attributes(wait)["oauth2_broker.acquired"] is True
     [renewal] = [one for one in lab.spans(FLOW) if attributes(one).get("oauth2_broker.result") == "renewed"]
     assert parent(wait) == identity(renewal)
+
+
+class Picky(SpanProcessor):
+    """Fails on each call to the provider."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.name == "POST":
+            raise ValueError("picky")
+
+
+def test_a_span_processor_that_fails_costs_the_flow_nothing(
+    lab: Lab, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """How it ended is on its span all the same."""
+    lab.tracing.add_span_processor(Picky())
+    provider.inject(Fault.json(401, {"error": "invalid_client"}))
+    with pytest.raises(InvalidClientError):
+        lab.broker(provider, clock).client_credentials(SERVICE_REQUEST)
+    [flow] = lab.spans(FLOW)
+    assert attributes(flow)["oauth2_broker.result"] == "refused"
+    assert flow.status.status_code is StatusCode.ERROR
+
+
+class Slow:
+    """Takes its time when a flow begins, and says when that was."""
+
+    began = 0
+
+    def observe(self, event: FlowEvent) -> None:
+        if event.outcome is FlowOutcome.ATTEMPT:
+            self.began = time.time_ns()
+            time.sleep(0.2)
+
+
+def test_a_flow_begins_when_it_began_whoever_is_told_first(
+    lab: Lab, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Another observer that takes its time moves neither its beginning nor its end."""
+    slow = Slow()
+    lab.broker(provider, clock, observers=[slow, lab.observer]).client_credentials(SERVICE_REQUEST)
+    now, [flow] = time.time_ns(), lab.spans(FLOW)
+    assert beginning(flow) < slow.began + 100_000_000
+    assert end(flow) < now + 100_000_000
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
@@ -360,6 +422,23 @@ def test_levels_go_up_and_down_again(lab: Lab, provider: LoopbackProvider, clock
     assert lab.figure("oauth2_broker_unsaved_records") == 0
     assert lab.figure("oauth2_broker_flights") == 0
     assert lab.figure("oauth2_broker_persist_failed_total") == 1
+
+
+def test_counters_are_there_at_zero_before_anything_fails(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """As those of Prometheus are; also where the first thing that is told is no event."""
+    lab = Lab(tenants=1)
+    lab.observer.track(Level.UNSAVED_RECORDS, 1, ProviderId("p"))
+    lab.broker(provider, clock).client_credentials(SERVICE_REQUEST)
+    found = exported(lab.reader)
+    for whose in ({"provider": "p", "tenant": ""}, {"provider": "loopback", "tenant": TENANT}):
+        for result in RefreshResult:
+            series = frozenset({"result": result.value, **whose}.items())
+            assert found["oauth2_broker_refresh_total", series] == 0
+        failures = frozenset({"flow": "refresh", "outcome": "failure", **whose}.items())
+        assert found["oauth2_broker_flow_total", failures] == 0
+    assert found["oauth2_broker_persist_failed_total", frozenset({("provider", "loopback")})] == 0
 
 
 def test_two_observers_of_one_program_add_up(lab: Lab) -> None:

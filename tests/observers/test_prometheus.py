@@ -177,6 +177,23 @@ def test_gauges_show_what_is_not_over(
     assert total(figures_of(registry), "oauth2_broker_unsaved_records") == 0
 
 
+def test_each_record_that_the_store_refuses_is_counted(
+    registry: CollectorRegistry, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Also one that stands for another that was refused before: of those, one at a time is unsaved."""
+    store = FullStore()
+    store.full = True
+    broker = broker_with(provider, clock, registry, store=store)
+    for _ in range(3):
+        broker.client_credentials(SERVICE_REQUEST)
+        clock.advance(3700)
+    assert total(figures_of(registry), "oauth2_broker_persist_failed_total") == 3
+    assert total(figures_of(registry), "oauth2_broker_unsaved_records") == 1
+    store.full = False
+    broker.close()
+    assert total(figures_of(registry), "oauth2_broker_unsaved_records") == 0
+
+
 def test_no_count_is_lost_among_threads(registry: CollectorRegistry) -> None:
     """Threads that meet a provider, and a tenant, for the first time."""
     observer = PrometheusObserver(registry, tenants=5)
@@ -333,6 +350,35 @@ def test_processes_add_up_and_a_killed_one_leaves_no_flight(
         assert total(found, "oauth2_broker_refresh_total", result="renewed") == 10
         assert total(found, "oauth2_broker_flow_total", flow="refresh", outcome="attempt") == 11
         assert total(found, "oauth2_broker_token_call_seconds_count") == provider.token_calls - 1
+
+
+RECYCLED = """
+import sys
+from oauth2broker import FlowKind, FlowOutcome, PrometheusObserver, record_flow_outcome
+observer = PrometheusObserver(tenants=2)
+for tenant in sys.argv[1:]:
+    record_flow_outcome(
+        FlowKind.REFRESH, FlowOutcome.SUCCESS, observers=[observer], provider="p", tenant=tenant
+    )
+"""
+
+
+def test_the_cap_on_tenants_holds_for_workers_at_once_and_after_another(tmp_path: Path) -> None:
+    """The same ones have a label in all: each is in one place only, with the sum of what all counted."""
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    for others in (["c", "d"], ["e", "f"], ["g", "ü"]):
+        names = [[*others, "a", "b"], [*reversed(others), "b", "a"]]
+        both = [subprocess.Popen([sys.executable, "-c", RECYCLED, *some], env=environment) for some in names]
+        assert [one.wait(PATIENCE) for one in both] == [0, 0]
+    counted = {
+        dict(labels)["tenant"]: value
+        for (name, labels), value in scrape_all(tmp_path).items()
+        if name == "oauth2_broker_flow_total" and {("flow", "refresh"), ("outcome", "success")} <= set(labels)
+    }
+    assert len(counted) == 3
+    assert counted.pop(OTHER_TENANTS) == 24 - sum(counted.values())
+    assert set(counted) == {"c", "d"}
+    assert set(counted.values()) == {2}
 
 
 def _flights_in_child(registry: CollectorRegistry, observer: PrometheusObserver, results: Any) -> None:

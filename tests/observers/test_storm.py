@@ -267,10 +267,10 @@ def test_no_counter_ever_falls(storm: Weather) -> None:
 
 @pytest.mark.parametrize("instrument", [*COUNTERS, *HISTOGRAMS], ids=lambda instrument: instrument.name)
 def test_opentelemetry_and_prometheus_agree(storm: Weather, instrument: Instrument) -> None:
-    """Series by series; Prometheus has zeros besides."""
+    """Series by series, zeros and all."""
     weather, [*_, last] = storm
     name = prometheus_name(instrument)
-    scraped = {series: value for series, value in last.items() if series[0] == name and value}
+    scraped = {series: value for series, value in last.items() if series[0] == name}
     sent = {series: value for series, value in exported(weather.sight.reader).items() if series[0] == name}
     assert scraped == sent
 
