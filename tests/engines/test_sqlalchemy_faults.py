@@ -145,7 +145,7 @@ def is_waiting(connection: Any) -> bool:
 
 
 def test_each_step_is_one_statement(server: tuple[Any, str]) -> None:
-    """The server counts: a fetch, a swap, and a save, which reads first, have no BEGIN or COMMIT around them."""
+    """The server counts: fetch, swap, and save, which reads first, have no BEGIN or COMMIT around them."""
     own, url = server
     opened(url).close()
     count = statement_counter(own, make_url(url).database or "")
