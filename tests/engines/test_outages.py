@@ -182,8 +182,8 @@ def test_a_holder_that_lost_its_lease_before_its_attempt_presents_nothing(
     provider.inject(Fault.slow(6.0))
     taking_over = other.begin(ask)
     wait_for(lambda: provider.token_calls == 1)
-    stopped.proceed.set()
     os.kill(stopped.pid, signal.SIGCONT)
+    stopped.proceed.set()
     assert renewing.result()[0].error == "TransientError"
     renewed = taking_over.result()[0]
     assert renewed.token is not None

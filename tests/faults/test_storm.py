@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import random
 import sys
@@ -26,7 +25,17 @@ from oauth2broker import (
     TransientError,
 )
 from oauth2broker.testing import LoopbackProvider
-from tests.faults.workers import CLIENT, FastClock, Plan, log_in, now, renew_for_ever, stored, wait_for
+from tests.faults.workers import (
+    CLIENT,
+    FastClock,
+    Plan,
+    context_for,
+    log_in,
+    now,
+    renew_for_ever,
+    stored,
+    wait_for,
+)
 from tests.places import Place
 from tests.support import SCOPE, TENANT
 
@@ -41,13 +50,6 @@ LONGEST_WAIT = 80.0  # seconds of the fast clock: for an answer to arrive, or fo
 RATE = 40.0  # so that the 35 seconds in which an answer can arrive are less than one
 
 
-def quick_context() -> Any:
-    """Start processes from one that has loaded everything and has no threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["filelock", "tests.faults.workers"])
-    return context
-
-
 @dataclass(slots=True)
 class Storm:
     """Workers under fire. They have one thread each, so that a kill costs at most one answer.
@@ -60,7 +62,7 @@ class Storm:
     dice: random.Random = field(repr=False)
     kills: int = 0
     lost: int = 0
-    _context: Any = field(default_factory=quick_context, repr=False)
+    _context: Any = field(default_factory=lambda: context_for("forkserver"), repr=False)
     _workers: list[tuple[Any, Any]] = field(default_factory=list, repr=False)
 
     def blow(self) -> None:
