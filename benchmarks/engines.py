@@ -140,7 +140,7 @@ def _write_to_redis(url: str, _: Store, records: Sequence[TokenRecord]) -> None:
         pipeline = client.pipeline(transaction=False)
         queued = RedisStore(pipeline)  # its calls are made when the pipeline is executed
         for record in records:
-            queued.save(record)
+            queued.add(queued.build_row(record))
         pipeline.execute()
 
 

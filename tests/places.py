@@ -17,7 +17,7 @@ from oauth2broker import (
 from oauth2broker.stores.guarded import GuardedStore
 from oauth2broker.stores.leases import LeaseTimes
 
-QUICK = LeaseTimes(duration=2.0, watch=1.0, beat=0.5, retry=0.1)
+QUICK = LeaseTimes(duration=3.0, watch=1.0, beat=0.5, retry=0.1)
 """So that tests need not wait half a minute for the lease of a process that was killed."""
 
 

@@ -162,7 +162,7 @@ def test_what_belongs_to_a_key_is_in_one_slot(redis_cluster: RedisCluster) -> No
     assert (sum(per_node), all(per_node)) == (20, True)
 
 
-FUTURE = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+FUTURE = datetime.now(UTC).replace(microsecond=0) + timedelta(days=10)
 PAST = FUTURE - timedelta(days=900)
 NEVER_AGAIN = {"refresh_token": None, "refresh_expires_at": None}
 
@@ -170,7 +170,7 @@ NEVER_AGAIN = {"refresh_token": None, "refresh_expires_at": None}
 @pytest.mark.parametrize(
     ("changes", "left"),
     [
-        pytest.param({**NEVER_AGAIN, "expires_at": FUTURE}, timedelta(hours=1) + KEEP_DEAD, id="ends"),
+        pytest.param({**NEVER_AGAIN, "expires_at": FUTURE}, timedelta(days=10) + KEEP_DEAD, id="ends"),
         pytest.param({**NEVER_AGAIN, "expires_at": PAST, "issued_at": PAST}, KEEP_DEAD, id="ended long ago"),
         pytest.param({**NEVER_AGAIN, "expires_at": None}, None, id="nobody knows when it ends"),
         pytest.param({"expires_at": PAST, "issued_at": PAST}, None, id="renewable"),
@@ -196,11 +196,11 @@ def test_only_what_can_never_be_used_again_is_removed_by_the_server(
 
 
 def is_about(milliseconds: object, left: timedelta | None) -> bool:
-    """Whether this is what is left, give or take the time that a test takes; -1 is for ever."""
+    """Whether this is what is left, give or take the time that all tests take; -1 is for ever."""
     assert isinstance(milliseconds, int)
     if left is None:
         return milliseconds == -1
-    return abs(timedelta(milliseconds=milliseconds) - left) < timedelta(minutes=5)
+    return abs(timedelta(milliseconds=milliseconds) - left) < timedelta(hours=3)
 
 
 def test_a_tombstone_goes_in_time_and_a_login_over_it_stays(store: RedisStore, client: redis.Redis) -> None:
