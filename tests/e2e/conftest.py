@@ -20,10 +20,10 @@ from oauth2broker import (
     ProviderDescriptor,
     TokenRecord,
 )
+from tests.certificates import write_certificates
 
 from .authorization_server import AuthorizationServer, Client, serve
 from .browser import authorize
-from .certificates import write_certificates
 
 HERE = Path(__file__).parent
 TENANT = "tenant-acme"

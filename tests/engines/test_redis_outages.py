@@ -27,7 +27,7 @@ from oauth2broker import (
 )
 from oauth2broker.testing import Fault, LoopbackProvider
 from oauth2broker.testing.store_contract import make_record
-from tests.e2e.certificates import write_certificates
+from tests.certificates import write_certificates
 from tests.support import USER_REQUEST, log_in
 
 from .base import HOST
