@@ -527,8 +527,10 @@ def test_an_engine_that_hands_out_the_callers_connection_is_refused(tmp_path: Pa
     shared = create_engine(f"sqlite:///{path}", poolclass=StaticPool)
     with pytest.raises(ConfigError, match="own"):
         SQLAlchemyStore(shared)
-    with create_engine(f"sqlite:///{path}").connect() as connection, pytest.raises(ConfigError):
+    other = create_engine(f"sqlite:///{path}")
+    with other.connect() as connection, pytest.raises(ConfigError):
         SQLAlchemyStore(connection)  # type: ignore[arg-type]
+    other.dispose()
     for name in ("", "a b", "x" * 51, "naïve", 'a"; --', 7):
         with pytest.raises(ConfigError, match="name"):
             SQLAlchemyStore(f"sqlite:///{path}", table=name)  # type: ignore[arg-type]
