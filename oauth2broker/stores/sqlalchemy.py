@@ -31,9 +31,10 @@ class SQLAlchemyStore(RemoteStore):
     ``engine_or_url``: an SQLAlchemy engine, or a URL. ``table`` is its name; :meth:`create_table` makes it,
     or your migrations do (``docs/sql_store.rst``). Records are plain text in it unless there is a ``cipher``.
 
-    Every step is one statement in autocommit on a connection of its own, so that nothing that the caller's
+    Every statement runs in autocommit on a connection of its own, so that nothing that the caller's
     transactions do undoes a rotation, and a record is as durable as the database makes a commit when the call
-    returns. Nothing that SQLAlchemy logs or raises shows a token: its errors become :class:`BackendError`.
+    returns. What takes several statements (adding a row, taking a lease) may end between any two. Nothing
+    that SQLAlchemy logs or raises shows a token: its errors become :class:`BackendError`.
 
     An engine made from a URL has bounds: 3 s to connect, 5 s for a statement, 5 s for a free connection of
     its pool. One of yours needs bounds like these, or a database that hangs hangs its callers: the driver's
