@@ -74,7 +74,8 @@ class Database:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        # Else an INSERT of psycopg has no count.
+        self.engine = engine.execution_options(isolation_level="AUTOCOMMIT", preserve_rowcount=True)
         self.engine.hide_parameters = True  # of this view of the engine alone
         self._deadlines = Deadlines(_SECONDS + 1)  # the server's own bound, if it has one, comes first
         for moment in ("connect", "checkout"):  # before SQLAlchemy itself asks a new connection anything

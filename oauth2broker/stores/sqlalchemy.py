@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from oauth2broker.errors import ConfigError
+from oauth2broker.errors import BackendError, ConfigError
 from oauth2broker.forking import forget_in_children
 from oauth2broker.secret import TokenSecret
 from oauth2broker.stores.base import CompareAndSwapOutcome
@@ -93,13 +93,13 @@ class SQLAlchemyStore(RemoteStore):
 
     def add(self, row: Row) -> bool:
         values = _values(row)
-        if self._run(self._ask.fill, **values).count:
+        if self._change(self._ask.fill, **values):
             return True
-        self._run(self._ask.make_room, digest=row.digest)
-        return self._run(self._ask.fill, **values).count > 0 or self._is_there(row)
+        self._change(self._ask.make_room, digest=row.digest)
+        return self._change(self._ask.fill, **values) > 0 or self._is_there(row)
 
     def swap(self, row: Row, refresh: str) -> CompareAndSwapOutcome:
-        while not self._run(self._ask.swap, expected=refresh, **_values(row)).count:
+        while not self._change(self._ask.swap, expected=refresh, **_values(row)):
             found = self._run(self._ask.look, digest=row.digest).rows
             if not found:
                 return CompareAndSwapOutcome.MISSING
@@ -111,11 +111,11 @@ class SQLAlchemyStore(RemoteStore):
         return CompareAndSwapOutcome.UPDATED
 
     def replace(self, row: Row, stamp: str) -> bool:
-        return self._run(self._ask.replace, expected=stamp, **_values(row)).count > 0 or self._is_there(row)
+        return self._change(self._ask.replace, expected=stamp, **_values(row)) > 0 or self._is_there(row)
 
     def remove(self, digest: str) -> bool:
-        was_there = self._run(self._ask.remove, digest=digest).count > 0
-        self._run(self._ask.drop_if_empty, digest=digest)
+        was_there = self._change(self._ask.remove, digest=digest) > 0
+        self._change(self._ask.drop_if_empty, digest=digest)
         return was_there
 
     def scan(self) -> Iterator[Found]:
@@ -136,10 +136,10 @@ class SQLAlchemyStore(RemoteStore):
     def take_lease(self, digest: str, owner: str, seconds: float, abandoned: str | None) -> Holder | None:
         asked = {"digest": digest, "milliseconds": int(seconds * 1000)}
         wanted = {**asked, "owner": owner}
-        while not self._run(self._ask.take_free, abandoned=abandoned, **wanted).count:
+        while not self._change(self._ask.take_free, abandoned=abandoned, **wanted):
             for holder in self._run(self._ask.look_at_lease, **asked).rows:
                 return Holder(holder.lease_owner, bool(holder.has_lapsed))
-            if self._run(self._ask.take_new, **wanted).count:
+            if self._change(self._ask.take_new, **wanted):
                 break
         return None
 
@@ -147,14 +147,14 @@ class SQLAlchemyStore(RemoteStore):
         left, milliseconds, prolonged = iter(owners.items()), int(seconds * 1000), 0
         while some := dict(islice(left, _MOST_OWNERS)):
             names, digests = list(some), list(some.values())
-            prolonged += self._run(
+            prolonged += self._change(
                 self._ask.prolong, owners=names, digests=digests, milliseconds=milliseconds
-            ).count
+            )
         return prolonged == len(owners)
 
     def release_lease(self, digest: str, owner: str) -> None:
-        self._run(self._ask.release, digest=digest, owner=owner)
-        self._run(self._ask.drop_if_empty, digest=digest)
+        self._change(self._ask.release, digest=digest, owner=owner)
+        self._change(self._ask.drop_if_empty, digest=digest)
 
     # How.
 
@@ -164,6 +164,13 @@ class SQLAlchemyStore(RemoteStore):
 
     def _run(self, statement: Executable, **parameters: Any) -> Answer:
         return self._database.run(statement, {f"b_{name}": value for name, value in parameters.items()})
+
+    def _change(self, statement: Executable, **parameters: Any) -> int:
+        """Run it, and give how many rows it changed; a guess would give one lease to two."""
+        count = self._run(statement, **parameters).count
+        if count < 0:
+            raise BackendError("the database's driver does not say how many rows a statement changed")
+        return count
 
     def _pages(self, statement: Executable, client: str, before: int) -> Iterator[Found]:
         """Give rows in order of time and key, each page by a statement of its own."""
@@ -178,7 +185,7 @@ class SQLAlchemyStore(RemoteStore):
     def _drop_abandoned(self) -> None:
         """Take away what killed holders left: leases that lapsed a day ago, of keys without a record."""
         for row in self._run(self._ask.list_abandoned).rows:
-            self._run(self._ask.drop_if_abandoned, digest=row.key_digest)
+            self._change(self._ask.drop_if_abandoned, digest=row.key_digest)
 
 
 def build_table(metadata: MetaData | None = None, name: str = _TABLE) -> Table:

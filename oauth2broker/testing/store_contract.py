@@ -299,6 +299,12 @@ class StoreContract(ABC):
                 assert _try_lease(store, other, 0.0) is True
         assert _try_lease(stores[1], key, 0.0) is True
 
+    def test_of_many_at_once_one_gets_the_lease_of_a_new_key(self, tmp_path: Path) -> None:
+        """Also where there was nothing yet of the key: neither a record nor a lease."""
+        stores = [self.open_store(tmp_path) for _ in range(2)]
+        for number in range(20):
+            assert _count_holders(stores, make_record(f"new-{number}").key) == 1
+
     def test_a_lease_is_free_after_an_error_in_its_block(self, tmp_path: Path) -> None:
         """Whatever the holder raises goes through."""
         store, key = self.open_store(tmp_path), make_record().key
@@ -379,6 +385,20 @@ def _try_lease(store: BrokerStore, key: Any, timeout: float, about_to: threading
         about_to.set()
     with store.refresh_lease(key, timeout=timeout) as is_ours:
         return is_ours
+
+
+def _count_holders(stores: list[BrokerStore], key: Any) -> int:
+    """Have threads ask for a lease together, and give how many of them got it."""
+    holders, tried = list[int](), threading.Barrier(THREADS)
+
+    def ask(number: int) -> None:
+        with stores[number % len(stores)].refresh_lease(key, timeout=0) as is_ours:
+            if is_ours:
+                holders.append(number)
+            tried.wait(PATIENCE)
+
+    _in_threads(THREADS, ask)
+    return len(holders)
 
 
 def _in_threads(count: int, work: Callable[[int], None]) -> None:

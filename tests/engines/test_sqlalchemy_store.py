@@ -31,6 +31,7 @@ from oauth2broker import (
 )
 from oauth2broker.stores.leases import Holder
 from oauth2broker.stores.remote import client_digest, milliseconds
+from oauth2broker.stores.sql_engine import Answer, Database
 from oauth2broker.stores.sqlalchemy import build_table
 from oauth2broker.testing.store_contract import NOW, make_record
 
@@ -588,3 +589,16 @@ def test_a_clock_that_was_set_back_keeps_nobody_from_a_lease(store: SQLAlchemySt
     assert store.take_lease("key", "dead", 600.0, None) is None
     assert store.take_lease("key", "mine", 31.0, None) == Holder("dead", has_lapsed=True)
     assert store.take_lease("key", "mine", 31.0, "dead") is None
+
+
+def test_a_driver_that_does_not_count_gives_no_lease(
+    store: SQLAlchemyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DB-API 2.0 lets it say -1, which is neither "it was inserted" nor "it was there"."""
+    monkeypatch.setattr(Database, "run", lambda *_: Answer(-1))
+    key = make_record().key
+    with (
+        pytest.raises(BackendError, match="how many rows"),
+        store.refresh_lease(key, timeout=0.0),
+    ):
+        pytest.fail("nobody has it")
