@@ -15,7 +15,7 @@ from tests.faults.workers import Crew, Plan
 from tests.places import Place
 
 from .base import Server
-from .servers import MariaDbServer, PostgresServer, RedisCluster, RedisServer
+from .servers import MariaDbServer, PgBouncer, PostgresServer, RedisCluster, RedisServer
 
 __all__ = ["broker", "key", "provider"]  # fixtures of the faults, which the same tests use here
 
@@ -83,6 +83,19 @@ def postgres_server() -> Iterator[PostgresServer]:
 def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     """Give an empty database of the session's PostgreSQL."""
     yield from _database_of(postgres_server)
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres_server: PostgresServer) -> Iterator[PgBouncer]:
+    """Run a PgBouncer before the session's PostgreSQL."""
+    with _available(PgBouncer)(postgres_server) as running:
+        yield running
+
+
+@pytest.fixture
+def pgbouncer_url(pgbouncer: PgBouncer) -> Iterator[str]:
+    """Give an empty database of that PostgreSQL, through the PgBouncer."""
+    yield from _database_of(pgbouncer)
 
 
 @pytest.fixture(scope="session")

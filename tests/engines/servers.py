@@ -2,6 +2,6 @@
 
 from .base import Server
 from .redis_servers import RedisCluster, RedisServer
-from .sql_servers import MariaDbServer, PostgresServer
+from .sql_servers import MariaDbServer, PgBouncer, PostgresServer
 
-__all__ = ["MariaDbServer", "PostgresServer", "RedisCluster", "RedisServer", "Server"]
+__all__ = ["MariaDbServer", "PgBouncer", "PostgresServer", "RedisCluster", "RedisServer", "Server"]

@@ -1,4 +1,4 @@
-"""PostgreSQL and MariaDB."""
+"""PostgreSQL, also behind a pooler, and MariaDB."""
 
 import secrets
 import subprocess
@@ -117,6 +117,44 @@ class PostgresServer(Server):
                 copy = sql.SQL("COPY {} TO STDOUT (FORMAT binary)").format(sql.Identifier(*table))
                 with connection.cursor().copy(copy) as rows:
                     yield from map(bytes, rows)
+
+
+class PgBouncer(PostgresServer):
+    """A PgBouncer before a PostgreSQL: each transaction gets whatever connection is free, of a few."""
+
+    def __init__(self, postgres: PostgresServer) -> None:
+        super().__init__()
+        self._postgres = postgres
+
+    @classmethod
+    def binaries(cls) -> dict[str, str | None]:
+        return {"pgbouncer": find("pgbouncer")}
+
+    @property
+    def _settings(self) -> Path:
+        return self.folder / "pgbouncer.ini"
+
+    def _create(self) -> None:
+        self.data.mkdir()
+        users = self.data / "users.txt"
+        users.write_text('"tests" ""\n', encoding="utf-8")
+        settings = {
+            "listen_addr": HOST,
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "trust",
+            "auth_file": users,
+            "pool_mode": "transaction",
+            "default_pool_size": 3,
+        }
+        lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
+        self._settings.write_text(
+            f"[databases]\n* = host={HOST} port={self._postgres.port}\n[pgbouncer]\n{lines}\n",
+            encoding="utf-8",
+        )
+
+    def _command(self) -> list[str]:
+        return [found(self.binaries()["pgbouncer"]), str(self._settings)]
 
 
 class MariaDbServer(Server):

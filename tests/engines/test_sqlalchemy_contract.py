@@ -1,9 +1,10 @@
-"""SQLAlchemyStore keeps the contract of stores on SQLite, PostgreSQL and MariaDB."""
+"""SQLAlchemyStore keeps the contract of stores on SQLite, PostgreSQL (also behind PgBouncer) and MariaDB."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, create_engine
 
 from oauth2broker import SQLAlchemyStore
 from oauth2broker.stores.leases import LeaseTimes
@@ -22,9 +23,13 @@ class SQLAlchemyContract(StoreContract):
     opened: list[BriskStore] = []  # noqa: RUF012 - of one process, which closes them
 
     def open_store(self, place: Path) -> BriskStore:
-        store = BriskStore((place / "url").read_text(encoding="utf-8"))
+        store = BriskStore(self.engine((place / "url").read_text(encoding="utf-8")))
         self.opened.append(store)
         return store
+
+    def engine(self, url: str) -> Engine | str:
+        """Give what the store is made of."""
+        return url
 
     def prepare(self, place: Path, url: str) -> Iterator[None]:
         """Have a database with the table while a test runs."""
@@ -50,6 +55,32 @@ class TestPostgres(SQLAlchemyContract):
     @pytest.fixture(autouse=True)
     def _database(self, tmp_path: Path, postgres_url: str) -> Iterator[None]:
         yield from self.prepare(tmp_path, postgres_url)
+
+
+@pytest.mark.engines
+class TestPsycopg2(SQLAlchemyContract):
+    """By the older driver."""
+
+    @pytest.fixture(autouse=True)
+    def _database(self, tmp_path: Path, postgres_url: str) -> Iterator[None]:
+        yield from self.prepare(tmp_path, postgres_url.replace("+psycopg:", "+psycopg2:"))
+
+
+@pytest.mark.engines
+class TestPgBouncer(SQLAlchemyContract):
+    """By psycopg, in transaction mode, with an engine as ``docs/sql_store.rst`` makes it."""
+
+    def engine(self, url: str) -> Engine | str:
+        return create_engine(
+            url,
+            isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
+            connect_args={"connect_timeout": 3, "tcp_user_timeout": 5000, "prepare_threshold": None},
+        )
+
+    @pytest.fixture(autouse=True)
+    def _database(self, tmp_path: Path, pgbouncer_url: str) -> Iterator[None]:
+        yield from self.prepare(tmp_path, pgbouncer_url)
 
 
 @pytest.mark.engines

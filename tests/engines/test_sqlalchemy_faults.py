@@ -33,8 +33,6 @@ def server(
 ) -> tuple[PostgresServer | MariaDbServer, str]:
     """Give a server of the test's own, and the URL of a database there by each driver."""
     driver: str = request.param
-    if driver.endswith("psycopg2"):
-        pytest.importorskip("psycopg2")
     own = own_postgres() if driver.startswith("postgresql") else own_mariadb()
     return own, make_url(own.new_database()).set(drivername=driver).render_as_string(hide_password=False)
 
