@@ -36,11 +36,12 @@ class SQLAlchemyStore(RemoteStore):
     returns. What takes several statements (adding a row, taking a lease) may end between any two. Nothing
     that SQLAlchemy logs or raises shows a token: its errors become :class:`BackendError`.
 
-    An engine made from a URL has bounds: 3 s to connect, 5 s for a statement, 5 s for a free connection of
-    its pool. One of yours needs bounds like these, or a database that hangs hangs its callers: the driver's
-    ``connect_timeout``; ``read_timeout`` and ``write_timeout`` (PyMySQL); ``statement_timeout`` and
-    ``tcp_user_timeout`` (PostgreSQL); ``pool_timeout``, and a pool with room beside what your transactions
-    hold. An SQLite file made from a URL is its owner's alone, in WAL mode, with full synchronization.
+    An engine made from a URL of psycopg, psycopg2, PyMySQL or SQLite has bounds: 3 s to connect, 5 s for a
+    statement, 5 s for a free connection of its pool. One of yours, or of another driver, needs bounds like
+    these, or a database that hangs hangs its callers: the driver's ``connect_timeout``; ``read_timeout`` and
+    ``write_timeout`` (PyMySQL); ``statement_timeout`` and ``tcp_user_timeout`` (PostgreSQL);
+    ``pool_timeout``, and a pool with room beside what your transactions hold. An SQLite file made from a URL
+    is its owner's alone, in WAL mode, with full synchronization.
 
     Safe to use from several threads, and in a child after a fork. Raises :class:`ConfigError` when
     SQLAlchemy is not installed, for another database, for an async engine, and for one whose pool gives
