@@ -19,7 +19,7 @@ from tests.test_docs_pages import DOCS, blocks, run
 
 TABLE = "oauth2broker_tokens"
 PAGE = DOCS / "sql_store.rst"
-USING, MIGRATION, MODEL = blocks(PAGE.read_text(encoding="utf-8"), "python")
+USING, POOLED, MIGRATION, MODEL = blocks(PAGE.read_text(encoding="utf-8"), "python")
 
 
 def test_the_first_lines_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +30,13 @@ def test_the_first_lines_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Mon
     record = make_record()
     namespace["store"].save(record)
     assert SQLAlchemyStore("sqlite:///tokens.db").fetch(record.key) == record
+
+
+def test_the_engine_for_poolers_is_one_that_the_store_takes() -> None:
+    """Its options are known to driver and SQLAlchemy; it connects to nothing."""
+    namespace: dict[str, Any] = {"SQLAlchemyStore": SQLAlchemyStore}
+    run(POOLED, PAGE, namespace)
+    assert isinstance(namespace["store"], SQLAlchemyStore)
 
 
 def test_the_migration_of_the_page_makes_the_table(sql_url: str) -> None:
