@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import URL, Engine, Executable, Row, create_engine, event, inspect, make_url
+from sqlalchemy import URL, Dialect, Engine, Executable, Row, create_engine, event, inspect, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable, Table
@@ -27,6 +28,13 @@ _SECONDS: Final = 5
 _TO_CONNECT: Final = 3
 _AT_ONCE: Final = 1.0  # seconds; a connection that was dead all along shows it sooner
 _MOST_CONFLICTS: Final = 10
+
+_OPTIONS: Final[Mapping[str, Any]] = {
+    "isolation_level": "AUTOCOMMIT",
+    "preserve_rowcount": True,  # else an INSERT of psycopg has no count
+    "stream_results": False,  # what an engine's own options may say; PostgreSQL streams in no autocommit
+    "yield_per": None,
+}
 
 _POSTGRES: Final = {
     "connect_timeout": _TO_CONNECT,
@@ -74,12 +82,12 @@ class Database:
     """
 
     def __init__(self, engine: Engine) -> None:
-        # Else an INSERT of psycopg has no count.
-        self.engine = engine.execution_options(isolation_level="AUTOCOMMIT", preserve_rowcount=True)
+        self.engine = engine.execution_options(**_OPTIONS)
         self.engine.hide_parameters = True  # of this view of the engine alone
         self._deadlines = Deadlines(_SECONDS + 1)  # the server's own bound, if it has one, comes first
         for moment in ("connect", "checkout"):  # before SQLAlchemy itself asks a new connection anything
             event.listen(engine.pool, moment, self._name_socket, insert=True)
+        self._name_before_ping(engine.dialect)
 
     def __repr__(self) -> str:
         url = self.engine.url
@@ -114,7 +122,10 @@ class Database:
         try:
             with self._deadlines.bound(), self.engine.connect() as connection:
                 result = connection.execute(statement, parameters)
-                return Answer(0, tuple(result)) if result.returns_rows else Answer(result.rowcount)
+                rows = tuple(result) if result.returns_rows else None
+                if self.engine.dialect.name == "sqlite":
+                    connection.commit()  # a listener to an engine's "begin" may have said BEGIN all the same
+                return Answer(result.rowcount) if rows is None else Answer(0, rows)
         except Exception as error:  # noqa: BLE001 - a driver, or what listens to the engine, may raise anything
             return _explain(error)
 
@@ -123,6 +134,16 @@ class Database:
         descriptor = getattr(connection, "fileno", None)
         if descriptor is not None:
             self._deadlines.name(descriptor())
+
+    def _name_before_ping(self, dialect: Dialect) -> None:
+        """Bound also what ``pool_pre_ping`` asks, for which there is no event."""
+        ping = dialect.do_ping
+
+        def named(connection: DBAPIConnection) -> bool:
+            self._name_socket(connection)
+            return ping(connection)
+
+        dialect.do_ping = named  # type: ignore[method-assign, assignment]
 
     def _create(self, statement: Executable, is_there: Callable[[], bool]) -> None:
         if self._look(is_there):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -81,6 +82,26 @@ def test_a_server_that_hangs_holds_nobody_for_long(server: tuple[Any, str]) -> N
         assert fails(lambda: store.fetch(record.key)) < BOUND
         own.resume()
         assert store.fetch(record.key) == record
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_server_that_hangs_while_the_pool_asks_holds_nobody_for_long(
+    own_postgres: OwnPostgres, driver: str
+) -> None:
+    """An engine with ``pool_pre_ping`` asks each connection before anybody is told which it is."""
+    own = own_postgres()
+    url = make_url(own.new_database()).set(drivername=f"postgresql+{driver}")
+    engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 2})
+    with closing(SQLAlchemyStore(engine)) as store:
+        store.create_table()
+        own.pause()
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(fails, lambda: store.fetch(make_record().key))
+            try:
+                asked.result(2 * BOUND)  # six seconds, and what it takes to connect in vain
+            finally:
+                own.resume()
+        assert store.fetch(make_record().key) is None
 
 
 def test_a_lock_of_somebody_else_holds_nobody_for_long(server: tuple[Any, str]) -> None:

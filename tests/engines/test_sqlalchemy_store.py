@@ -9,6 +9,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -106,6 +107,32 @@ def test_what_sqlite_has_written_is_on_disk(tmp_path: Path) -> None:
     assert found == ["wal", 2, 5000]
     assert (tmp_path / "tokens.db").stat().st_mode & 0o777 == 0o600
     assert isinstance(store._database.engine.pool, NullPool)
+
+
+@pytest.mark.parametrize("begin", ["BEGIN", "BEGIN IMMEDIATE"])
+def test_an_sqlite_engine_that_begins_by_itself_loses_nothing(tmp_path: Path, begin: str) -> None:
+    """SQLAlchemy's own recipe for transactions that hold: what the store wrote is no part of one."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'tokens.db'}")
+    event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    store, record = SQLAlchemyStore(engine), make_record()
+    store.create_table()
+    store.save(record)
+    with store.refresh_lease(record.key, timeout=0) as is_ours, closing(SQLAlchemyStore(engine.url)) as other:
+        assert is_ours
+        assert other.fetch(record.key) == record
+        with other.refresh_lease(record.key, timeout=0) as is_theirs:
+            assert not is_theirs
+    store.close()
+
+
+@pytest.mark.parametrize("options", [{"stream_results": True}, {"yield_per": 10}])
+def test_an_engine_that_streams_is_used_without(sql_url: str, options: dict[str, Any]) -> None:
+    """PostgreSQL has cursors of the server's in transactions alone."""
+    with closing(SQLAlchemyStore(create_engine(sql_url, execution_options=options))) as store:
+        store.create_table()
+        store.save(make_record())
+        assert store.fetch(make_record().key) == make_record()
 
 
 # Steps that are done twice, because the first answer was lost
