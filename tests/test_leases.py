@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 import pytest
 
@@ -34,11 +35,14 @@ class Backend:
         self.act: Callable[[str], None] = lambda digest: None
         self.abandoned: list[str | None] = []
         self.released: list[str] = []
+        self.error: BaseException | None = None
         self.all_prolonged = True
 
     def take_lease(self, digest: str, owner: str, seconds: float, abandoned: str | None) -> Holder | None:
         self.abandoned.append(abandoned)
         self.act(digest)
+        if self.error is not None:
+            raise self.error
         return (
             None
             if abandoned is not None and abandoned == getattr(self.holder, "owner", None)
@@ -46,9 +50,12 @@ class Backend:
         )
 
     def prolong_leases(self, owners: Mapping[str, str], seconds: float) -> bool:
+        self.act("all")
         return self.all_prolonged
 
     def release_lease(self, digest: str, owner: str) -> None:
+        if isinstance(self.error, BackendError):
+            raise self.error
         self.released.append(digest)
 
 
@@ -83,6 +90,7 @@ def test_a_lapsed_lease_is_taken_when_it_was_watched_for_long_enough(leases: Lea
     began = clock.now
     assert take(leases, timeout=60.0)
     assert TIMES.watch <= clock.now - began <= TIMES.watch + 2 * TIMES.longest_poll
+    assert leases._lapsed == {}
 
 
 def test_a_look_and_a_later_look_are_no_watch(leases: Leases, clock: Clock) -> None:
@@ -103,6 +111,19 @@ def test_a_holder_that_came_back_is_watched_anew(leases: Leases, backend: Backen
     assert not take(leases, timeout=TIMES.watch - 0.5)
     backend.holder = Holder("another", has_lapsed=True)
     assert not take(leases, timeout=TIMES.watch - 0.5)
+
+
+def test_a_failure_ends_the_watch_however_short_it_was(
+    leases: Leases, backend: Backend, clock: Clock
+) -> None:
+    """The holder may not have reached the backend for longer than the one who looks."""
+    assert not take(leases, timeout=TIMES.watch - 0.5)
+    backend.error = BackendError("down")
+    with pytest.raises(BackendError):
+        take(leases)
+    backend.error = None
+    assert not take(leases, timeout=TIMES.watch - 0.5)
+    assert take(leases, timeout=60.0)
 
 
 def test_a_failure_ends_the_watch_of_its_key_and_of_no_other(
@@ -138,20 +159,86 @@ def test_a_lease_that_came_after_a_hang_is_given_back(leases: Leases, backend: B
     assert backend.released == ["key"]
 
 
+@pytest.mark.parametrize("error", [BackendError, KeyboardInterrupt, SystemExit])
+def test_what_ended_the_asking_leaves_no_lease(
+    leases: Leases, backend: Backend, error: type[BaseException]
+) -> None:
+    """It may have been given by then: it is let go, also later, when nothing can be said for now."""
+    backend.error = error("the answer was lost")
+    with pytest.raises(error):
+        take(leases)
+    backend.error = None
+    leases._release_owed()
+    leases._release_owed()
+    assert backend.released == ["key"]
+
+
+def test_what_could_not_be_let_go_and_has_lapsed_is_forgotten(
+    leases: Leases, backend: Backend, clock: Clock
+) -> None:
+    """The row, or what is in its place, may be somebody else's by then; nobody is asked about it for ever."""
+    backend.error = BackendError("down")
+    with pytest.raises(BackendError):
+        take(leases)
+    with pytest.raises(BackendError):
+        leases._release_owed()
+    assert len(leases._owed) == 1
+    clock.now += TIMES.duration
+    leases._release_owed()
+    assert leases._owed == {}
+
+
+def test_a_lease_that_is_let_go_while_it_is_prolonged_stays_away(leases: Leases, backend: Backend) -> None:
+    """Else it would be asked for with the others for ever, and nobody could be sure of his."""
+    backend.holder = None
+    with ExitStack() as held:
+        assert held.enter_context(leases.hold("key", 0.0))
+        backend.act = lambda _: held.close()
+        leases._prolong()
+    assert leases._held == {}
+
+
+def test_a_child_after_a_fork_knows_nothing_of_its_parents_leases(leases: Leases, backend: Backend) -> None:
+    """It has none of them, lets none go, and waits for no lock that a thread of its parent's held."""
+    backend.holder, backend.error = None, BackendError("down")
+    with pytest.raises(BackendError):
+        take(leases, "owed")
+    backend.error = None
+    with leases.hold("held", 0.0):
+        with leases._lock:
+            leases.forget_after_fork()
+            assert not leases._lock.locked()
+        assert not leases.is_held("held")
+    leases._release_owed()
+    assert backend.released == []
+
+
 def test_a_holder_is_sure_of_its_lease_for_as_long_as_it_was_given(
     leases: Leases, backend: Backend, clock: Clock
 ) -> None:
     """Counted from before it was asked for, or prolonged, and only if the backend said so of all."""
     backend.holder = None
+
+    def answer_slowly(_: str) -> None:
+        clock.now += 5.0
+
+    backend.act = answer_slowly
     with leases.hold("key", 0.0):
         assert leases.is_held("key")
         assert not leases.is_held("other")
-        clock.now += TIMES.duration - 1.0
+        clock.now += TIMES.duration - 6.0
+        assert leases.is_held("key")
+        clock.now += 1.0
+        assert not leases.is_held("key")
         leases._prolong()
-        clock.now += TIMES.duration - 1.0
+        clock.now += TIMES.duration - 6.0
+        assert leases.is_held("key")
+        clock.now += 1.0
+        assert not leases.is_held("key")
+        leases._prolong()
         assert leases.is_held("key")
         backend.all_prolonged = False
         leases._prolong()
-        clock.now += 1.0
+        clock.now += TIMES.duration - 10.0
         assert not leases.is_held("key")
     assert not leases.is_held("key")

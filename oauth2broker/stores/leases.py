@@ -115,7 +115,6 @@ class Leases:
         """The leases are the parent's, to prolong and to release."""
         self._held = {}
         self._owed = {}
-        self._lapsed = {}
         self._lock = threading.Lock()
         self._heart = None
 
@@ -161,7 +160,6 @@ class Leases:
         """Give who has let the lease lapse for long enough, in looks that left no room for its return."""
         lapsed = self._lapsed.get(digest)
         if lapsed is None or now - lapsed.last > self._times.blink:
-            self._lapsed.pop(digest, None)
             return None
         return lapsed.owner if now - lapsed.since >= self._times.watch else None
 

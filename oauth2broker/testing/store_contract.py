@@ -305,6 +305,20 @@ class StoreContract(ABC):
         for number in range(20):
             assert _count_holders(stores, make_record(f"new-{number}").key) == 1
 
+    def test_a_lease_on_a_key_is_no_record_of_it(self, tmp_path: Path) -> None:
+        """Nor is what a deletion under the lease leaves: no renewal brings the record back."""
+        store, record = self.open_store(tmp_path), make_record(refresh_token=None)
+        with store.refresh_lease(record.key, timeout=0):
+            for _ in range(2):
+                outcome = store.compare_and_swap_refresh(record.key, None, record)
+                assert outcome is CompareAndSwapOutcome.MISSING
+                assert store.revoke(record.key, NOW) is None
+                assert store.delete(record.key) is False
+                assert store.fetch(record.key) is None
+                assert list(store.keys()) == []
+                store.save(record)
+                assert store.delete(record.key) is True
+
     def test_a_lease_is_free_after_an_error_in_its_block(self, tmp_path: Path) -> None:
         """Whatever the holder raises goes through."""
         store, key = self.open_store(tmp_path), make_record().key

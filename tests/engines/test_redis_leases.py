@@ -81,7 +81,7 @@ def test_a_holder_that_is_back_in_time_keeps_its_lease(
     """What others have watched counts for nothing once it is prolonged."""
     assert can_lease(store, KEY) is False
     owner = owner_of(client)
-    silent.prolong_leases({owner: KEY.digest}, 3 * WATCH)
+    assert silent.prolong_leases({owner: KEY.digest}, 3 * WATCH) is True
     taken = store.take_lease(KEY.digest, "who has watched it", 3 * WATCH, owner)
     assert taken == Holder(owner, has_lapsed=False)
     assert can_lease(store, KEY, timeout=2 * WATCH) is False
@@ -113,9 +113,9 @@ def test_only_its_owner_releases_or_prolongs_a_lease(store: RedisStore, client: 
     with holding(SilentStore.from_url(store_url(client)), KEY):
         before = client.hgetall(f"oauth2broker:{{{KEY.digest}}}:lease")
         store.release_lease(KEY.digest, "somebody else")
-        store.prolong_leases({"somebody else": KEY.digest}, 60.0)
+        assert store.prolong_leases({"somebody else": KEY.digest}, 60.0) is False
         assert client.hgetall(f"oauth2broker:{{{KEY.digest}}}:lease") == before
-    store.prolong_leases({"somebody else": KEY.digest}, 60.0)
+    assert store.prolong_leases({"somebody else": KEY.digest}, 60.0) is False
     assert client.keys() == []  # nor does it bring back one that was let go
 
 

@@ -175,13 +175,13 @@ def test_a_holder_that_is_back_has_its_lapsed_lease_again(store: SQLAlchemyStore
     """If nobody took it; and only for the key that it had."""
     digest, other = make_record().key.digest, make_record("other").key.digest
     lapsed(store, digest, "cut off")
-    store.prolong_leases({"cut off": other}, HOUR)
+    assert store.prolong_leases({"cut off": other}, HOUR) is False
     assert store.take_lease(digest, "next", HOUR, None) == Holder("cut off", has_lapsed=True)
-    store.prolong_leases({"cut off": digest}, HOUR)
+    assert store.prolong_leases({"cut off": digest}, HOUR) is True
     assert store.take_lease(digest, "next", HOUR, "cut off") == Holder("cut off", has_lapsed=False)
     lapsed(store, other, "gone")
     assert store.take_lease(other, "next", HOUR, "gone") is None
-    store.prolong_leases({"gone": other}, HOUR)
+    assert store.prolong_leases({"gone": other, "cut off": digest}, HOUR) is False
     assert store.take_lease(other, "third", HOUR, "gone") == Holder("next", has_lapsed=False)
 
 
