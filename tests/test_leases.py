@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
@@ -196,6 +197,25 @@ def test_a_lease_that_is_let_go_while_it_is_prolonged_stays_away(leases: Leases,
         backend.act = lambda _: held.close()
         leases._prolong()
     assert leases._held == {}
+
+
+def test_without_a_thread_to_prolong_it_a_lease_is_held_all_the_same(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For as long as it lasts; and the next one tries to start a thread again."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    backend.holder, leases = None, Leases(backend, TIMES)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for _ in range(2):
+        assert take(leases)
+    monkeypatch.undo()
+    assert take(leases)
+    assert leases._heart is not None
+    assert leases._heart.is_alive()
+    assert backend.released == ["key"] * 3
 
 
 def test_a_child_after_a_fork_knows_nothing_of_its_parents_leases(leases: Leases, backend: Backend) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from redis import Redis
 from sqlalchemy import create_engine, text
@@ -14,7 +16,7 @@ from oauth2broker import (
     SQLAlchemyStore,
     StoreKey,
 )
-from oauth2broker.stores.remote import RemoteStore
+from oauth2broker.stores.remote import Found, RemoteStore
 from oauth2broker.testing import LoopbackProvider
 from oauth2broker.testing.store_contract import NOW, make_record
 from tests.faults import test_kill, test_lost_answers, test_processes, test_signals
@@ -90,6 +92,38 @@ def test_a_write_that_a_network_held_back_changes_nothing_when_it_arrives(
     tombstone = broker.revoke(USER_REQUEST)
     assert (store.add(late), store.replace(late, before.stamp)) == (False, False)
     assert store.fetch(key) == tombstone
+
+
+@pytest.mark.parametrize(
+    ("write", "is_buried"),
+    [
+        (lambda store, key: store.revoke(key, NOW), True),
+        (lambda store, key: store.revoke(key, NOW, "refresh-0"), False),
+        (lambda store, key: store.save(make_record().tombstone(NOW)), True),
+    ],
+    ids=["revoke", "revoke conditionally", "save"],
+)
+def test_a_write_that_a_renewal_overtook_is_made_on_what_is_there_then(
+    store: BrokerStore,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[[BrokerStore, StoreKey], object],
+    is_buried: bool,
+) -> None:
+    """FAULTS 5 and 7: what another process wrote after it was read is buried as well, or spared."""
+    assert isinstance(store, RemoteStore)
+    record, newer = make_record(), make_record(refresh_token="refresh-1")
+    store.save(record)
+    read = store.read
+
+    def overtaken(digest: str) -> Found | None:
+        found = read(digest)
+        monkeypatch.setattr(store, "read", read)
+        store.compare_and_swap_refresh(record.key, "refresh-0", newer)
+        return found
+
+    monkeypatch.setattr(store, "read", overtaken)
+    write(store, record.key)
+    assert store.fetch(record.key) == (newer.tombstone(NOW) if is_buried else newer)
 
 
 def test_who_cannot_read_a_record_does_not_replace_it(

@@ -270,11 +270,34 @@ def test_what_killed_holders_left_is_taken_away_by_pruning(engine: Engine, store
     store.save(record)
     for name in ("old", "new", record.key.digest):
         assert store.take_lease(name, "killed", 0.0, None) is None
+    store._run(store._ask.make_room, digest="killed before it wrote")
     with engine.begin() as connection:
         day = text(f"UPDATE {TABLE} SET lease_until = lease_until - 86400001 WHERE key_digest <> 'new'")
         connection.execute(day)
     assert list(store.keys_dead("provider:eu", "client-1", NOW)) == []
     assert digests(engine) == {"new", record.key.digest}
+
+
+def test_pruning_spares_what_came_back_meanwhile(
+    store: SQLAlchemyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that seemed abandoned, and holds a record or a lease when its turn comes."""
+    record, run = make_record(), store._run
+    for name in (record.key.digest, "leased"):
+        store._run(store._ask.make_room, digest=name)
+
+    def watched(statement: Any, **parameters: Any) -> Any:
+        answer = run(statement, **parameters)
+        if statement is store._ask.list_abandoned:
+            assert len(answer.rows) == 2
+            store.save(record)
+            assert store.take_lease("leased", "me", HOUR, None) is None
+        return answer
+
+    monkeypatch.setattr(store, "_run", watched)
+    assert list(store.keys_dead("provider:eu", "client-1", NOW)) == []
+    assert store.fetch(record.key) == record
+    assert store.take_lease("leased", "you", HOUR, None) == Holder("me", has_lapsed=False)
 
 
 def test_a_large_record_comes_back(store: SQLAlchemyStore) -> None:
@@ -362,6 +385,8 @@ def test_listings_use_their_index(engine: Engine, crowded: SQLAlchemyStore) -> N
             plan = explained(engine, *page)
             assert f"ix_{TABLE}_{index}" in plan
             assert not any(word in plan for word in ("Seq Scan", "SCAN oauth2broker", "'ALL'")), plan
+    [of_abandoned] = [one for one in seen if "ORDER BY" not in one[0]]
+    assert f"ix_{TABLE}_" in explained(engine, *of_abandoned)
 
 
 def test_steps_use_the_primary_key(engine: Engine, crowded: SQLAlchemyStore) -> None:
