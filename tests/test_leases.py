@@ -12,6 +12,7 @@ from oauth2broker import BackendError
 from oauth2broker.stores import leases as leases_module
 from oauth2broker.stores.leases import Holder, Leases, LeaseTimes
 
+PATIENCE = 30.0
 TIMES = LeaseTimes(beat=1000.0)  # nothing is prolonged but by the test
 
 
@@ -197,6 +198,42 @@ def test_a_lease_that_is_let_go_while_it_is_prolonged_stays_away(leases: Leases,
         backend.act = lambda _: held.close()
         leases._prolong()
     assert leases._held == {}
+
+
+@pytest.mark.parametrize("error", [BackendError("down"), ValueError("a bug")])
+def test_what_could_not_be_prolonged_is_tried_again_sooner(
+    leases: Leases, backend: Backend, clock: Clock, error: Exception
+) -> None:
+    """Whatever it failed of; it ends when nothing is held."""
+    backend.holder = None
+    moments, began = list[float](), clock.now
+    with ExitStack() as held:
+        held.enter_context(leases.hold("key", 0.0))
+
+        def fail_once(_: str) -> None:
+            moments.append(clock.now)
+            if len(moments) == 1:
+                raise error
+            held.close()
+
+        backend.act = fail_once
+        leases._beat()
+    assert moments == [began + TIMES.beat, began + TIMES.beat + TIMES.retry]
+
+
+def test_a_lease_is_prolonged_also_after_there_was_none(backend: Backend) -> None:
+    """The thread ends when nothing is held, and the next lease starts another."""
+    prolonged = threading.Event()
+    backend.holder, backend.act = None, lambda what: prolonged.set() if what == "all" else None
+    leases = Leases(backend, LeaseTimes(beat=0.001))
+    for _ in range(2):
+        with leases.hold("key", 0.0):
+            prolonged.clear()
+            assert prolonged.wait(PATIENCE)
+            heart = leases._heart
+        assert heart is not None
+        heart.join(PATIENCE)
+        assert not heart.is_alive()
 
 
 def test_without_a_thread_to_prolong_it_a_lease_is_held_all_the_same(
