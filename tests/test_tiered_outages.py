@@ -129,6 +129,25 @@ def test_a_record_that_cannot_be_read_is_no_outage(store: TieredStore, back: Bac
         store.fetch(KEY)
 
 
+def test_who_finds_a_damaged_record_knows_that_the_back_is_up(
+    store: TieredStore, back: Back, seconds: Seconds
+) -> None:
+    """However often it is asked for after an outage, what is near of others gets no older than usual."""
+    other = make_record("other")
+    store.save(other)
+    assert (store.fetch(KEY), store.fetch(other.key)) == (RECORD, other)
+    back.error = BackendError("down")
+    seconds.now += 6
+    assert store.fetch(KEY) == RECORD
+    back.error = SerializationError("damaged")
+    seconds.now += 1
+    with pytest.raises(SerializationError):
+        store.fetch(KEY)
+    back.error = None
+    MemoryStore.delete(back, other.key)
+    assert store.fetch(other.key) is None
+
+
 def test_no_caller_is_told_what_a_foreign_back_raised(store: TieredStore, back: Back) -> None:
     """Its text may hold a secret: only its type is told, from every method."""
     back.before_write = fail_with_secret

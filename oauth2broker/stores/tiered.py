@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from oauth2broker.errors import BackendError, ConfigError
+from oauth2broker.errors import BackendError, ConfigError, StoreError
 from oauth2broker.forking import forget_in_children
 from oauth2broker.records import StoreKey, TokenRecord
 from oauth2broker.secret import TokenSecret
@@ -130,6 +130,9 @@ class TieredStore(BrokerStore):
             if record is None:
                 raise
             return record
+        except StoreError:  # a record that cannot be read: who says so is up
+            self._down_until = 0.0
+            raise
         self._down_until = 0.0
         if record is not None:
             self._keep(record, now, changes)
