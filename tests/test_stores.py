@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,9 @@ from oauth2broker import (
     TokenRecord,
     TokenSecret,
 )
-from oauth2broker.stores.base import ExpectedRefresh
+from oauth2broker.stores.base import ExpectedRefresh, dead_at, due_at
 from oauth2broker.testing import StoreContract
+from oauth2broker.testing.store_contract import NOW, make_record
 
 
 class TestFileStore(StoreContract):
@@ -111,3 +113,31 @@ def test_a_broken_store_fails_the_contract(store: type[MemoryStore], test: str, 
 
     with pytest.raises(AssertionError):
         getattr(Broken(), test)(tmp_path)
+
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "due", "dead"),
+    [
+        ({"expires_at": NOW + HOUR, "refresh_expires_at": NOW + DAY}, NOW + HOUR, NOW + DAY),
+        ({"expires_at": NOW + DAY, "refresh_expires_at": NOW + HOUR}, NOW + HOUR, NOW + DAY),
+        ({"expires_at": NOW + HOUR, "refresh_expires_at": NOW}, NOW, None),
+        ({"expires_at": NOW + HOUR, "refresh_expires_at": None}, NOW + HOUR, None),
+        ({"expires_at": None, "refresh_expires_at": NOW + DAY}, NOW + DAY, None),
+        ({"expires_at": None, "refresh_expires_at": None}, None, None),
+        ({"expires_at": NOW + HOUR, "refresh_token": None}, None, NOW + HOUR),
+        ({"expires_at": NOW - HOUR, "refresh_token": None}, None, NOW),
+        ({"expires_at": NOW - HOUR, "refresh_expires_at": NOW + HOUR}, NOW - HOUR, NOW + HOUR),
+        ({"expires_at": None, "refresh_token": None}, None, None),
+    ],
+)
+def test_when_a_record_is_due_and_when_dead(
+    changes: dict[str, Any], due: datetime | None, dead: datetime | None
+) -> None:
+    """By what ends first, and by what ends last; a tombstone is never due, and dead since it was made."""
+    record = make_record(**changes)
+    assert (due_at(record), dead_at(record)) == (due, dead)
+    tombstone = record.tombstone(NOW + DAY)
+    assert (due_at(tombstone), dead_at(tombstone)) == (None, NOW + DAY)
