@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -139,5 +140,5 @@ def test_when_a_record_is_due_and_when_dead(
     """By what ends first, and by what ends last; a tombstone is never due, and dead since it was made."""
     record = make_record(**changes)
     assert (due_at(record), dead_at(record)) == (due, dead)
-    tombstone = record.tombstone(NOW + DAY)
+    tombstone = replace(record, revoked_at=NOW + DAY)
     assert (due_at(tombstone), dead_at(tombstone)) == (None, NOW + DAY)

@@ -149,7 +149,7 @@ def test_who_finds_a_damaged_record_knows_that_the_back_is_up(
 
 
 def test_no_caller_is_told_what_a_foreign_back_raised(store: TieredStore, back: Back) -> None:
-    """Its text may hold a secret: only its type is told, from every method."""
+    """Its text may hold a secret: only its type is told."""
     back.before_write = fail_with_secret
     with pytest.raises(BackendError, match="KeyError") as failed:
         store.save(RECORD)

@@ -218,6 +218,26 @@ def test_nothing_near_is_used_under_the_lease(store: TieredStore, back: Back) ->
     assert (store.fetch(KEY), back.reads) == (NEWER, reads)
 
 
+def test_who_did_not_get_the_lease_goes_on_with_what_is_near(store: TieredStore, back: Back) -> None:
+    """Also when it is another host that renews."""
+    assert store.fetch(KEY) == RECORD
+    with back.refresh_lease(KEY, timeout=0), store.refresh_lease(KEY, timeout=0) as is_ours:
+        assert not is_ours
+        assert store.fetch(KEY) == RECORD
+    assert (store.fetch(KEY), back.reads) == (RECORD, 1)
+
+
+def test_whether_a_lease_is_still_ours_is_for_the_back_to_say(
+    store: TieredStore, back: Back, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have lapsed there while this process stood still; who presents a token asks before."""
+    monkeypatch.setattr(back, "is_lease_held", lambda key: key != KEY)
+    with store.refresh_lease(KEY, timeout=0) as is_ours:
+        assert is_ours
+        assert store.is_lease_held(make_record("other").key)
+        assert not store.is_lease_held(KEY)
+
+
 @pytest.mark.parametrize(
     ("arguments", "changes", "message"),
     [
