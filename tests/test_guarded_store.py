@@ -89,3 +89,13 @@ def test_what_a_store_can_do_better_is_left_to_it() -> None:
     assert CALLS["keys_due"](store) == [KEY]
     assert CALLS["keys_dead"](store) == [OTHER.key]
     assert (store.is_lease_held(KEY), store.is_lease_held(OTHER.key)) == (False, True)
+
+
+@pytest.mark.parametrize("odd", ["a digest", None])
+def test_what_a_listing_gives_that_is_no_key_is_a_backend_error(odd: object) -> None:
+    """Its type is told, and not what it is."""
+    theirs = type("Theirs", (MemoryStore,), {"keys": lambda _: iter([KEY, odd])})
+    keys = guarded(theirs()).keys()
+    assert next(keys) == KEY
+    with pytest.raises(BackendError, match=type(odd).__name__):
+        next(keys)

@@ -75,6 +75,23 @@ def test_a_cipher_of_ones_own_rotates_and_keeps_records_in_their_places(tmp_path
             other.fetch(bob.key)
 
 
+class Trusting(FernetCipher):
+    """Looks at nothing: there was never more than one key."""
+
+    def is_current(self, sealed: str) -> bool:
+        return True
+
+
+def test_a_cipher_is_not_asked_about_what_it_has_not_sealed(tmp_path: Path) -> None:
+    """A plain record is sealed by a rewrap, whatever the cipher would say of it."""
+    record = make_record()
+    FileStore(tmp_path / "tokens").save(record)
+    store = FileStore(tmp_path / "tokens", cipher=Trusting(FIRST))
+    report = store.rewrap(accept_plain=True)
+    assert (report.rewritten, report.current, dict(report.errors)) == (1, 0, {})
+    assert store.fetch(record.key) == record
+
+
 @pytest.mark.parametrize("part", [AesGcmCipher, FernetCipher, Fernet(FIRST), OLD, object(), 5])
 def test_what_is_no_cipher_is_a_mistake_at_once(part: Any, tmp_path: Path) -> None:
     """Also a class where an object belongs, and a key where a cipher does; no folder is made."""
