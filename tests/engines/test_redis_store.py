@@ -266,8 +266,9 @@ def make_changes(number: int) -> dict[str, Any]:
 
 def test_what_is_sent_twice_is_done_once(store: RedisStore) -> None:
     """A client that sends again, because the answer was lost, hears the same; another's write is another."""
-    store.save(RECORD)
-    row, again = store.build_row(rotated(RECORD)), store.build_row(rotated(RECORD))
+    first, row, again = (store.build_row(one) for one in (RECORD, rotated(RECORD), rotated(RECORD)))
+    for _ in range(2):
+        assert store.add(first) is True
     fingerprint = TokenSecret("refresh-0").fingerprint()
     for _ in range(2):
         assert store.swap(row, fingerprint) is CompareAndSwapOutcome.UPDATED
@@ -275,7 +276,13 @@ def test_what_is_sent_twice_is_done_once(store: RedisStore) -> None:
     for _ in range(2):
         assert store.replace(again, row.stamp) is True
     assert store.replace(store.build_row(RECORD), row.stamp) is False
+    assert store.add(first) is False
     assert store.fetch(RECORD.key) == rotated(RECORD)
+    for _ in range(2):
+        assert store.take_lease("key", "me", 60.0, None) is None
+    for _ in range(2):
+        store.release_lease("key", "me")
+    assert store.take_lease("key", "you", 60.0, None) is None
 
 
 def test_a_large_record_goes_through_all_steps(store: RedisStore) -> None:

@@ -232,6 +232,18 @@ def test_what_a_crash_left_of_a_write_is_ignored_and_cleaned_by_the_next(
     assert sorted(path.name for path in folder.iterdir()) == [f"{record.key.digest}.json", "locks"]
 
 
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(
+    store: FileStore, folder: Path, tmp_path: Path
+) -> None:
+    """What it leads to is nobody's record; the write fails, and says where."""
+    other = tmp_path / "other"
+    other.write_text("not ours")
+    (folder / disk.NEW_FILE).symlink_to(other)
+    with pytest.raises(BackendError, match=str(folder)):
+        store.save(make_record())
+    assert other.read_text() == "not ours"
+
+
 def test_a_record_is_private_also_when_a_temporary_file_was_left_that_is_not(
     store: FileStore, folder: Path
 ) -> None:
@@ -490,6 +502,18 @@ def test_a_change_by_another_is_seen_even_where_the_file_looks_alike(store: File
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert store.fetch(record.key) == replace(record, access_token=TokenSecret("token-c"))
+
+
+def test_a_file_from_the_future_is_read_each_time(store: FileStore, folder: Path, parses: list[str]) -> None:
+    """Its clock was ahead, or ours was set back: a change of it may not show."""
+    record = make_record()
+    store.save(record)
+    ahead = time.time_ns() + 3_600_000_000_000
+    os.utime(file_of(folder, record.key), ns=(ahead, ahead))
+    parses.clear()
+    for _ in range(3):
+        assert store.fetch(record.key) == record
+    assert len(parses) == 3
 
 
 def test_a_deletion_by_another_is_seen_at_once(store: FileStore, folder: Path) -> None:
