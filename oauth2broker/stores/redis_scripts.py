@@ -38,8 +38,9 @@ return 'updated'
 )
 REPLACE = (
     PUT
-    + """
+    + r"""
 local stamp = redis.call('HGET', KEYS[1], 'stamp') or ''
+if string.find(stamp, '[\128-\255]') then stamp = '' end -- damaged: it is read so, too (redis._text)
 if stamp == ARGV[7] then return 1 end -- as above
 if stamp ~= ARGV[1] then return 0 end
 put()

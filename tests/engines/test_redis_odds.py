@@ -91,6 +91,25 @@ def test_a_damaged_record_is_named_and_left_alone(
     assert store.fetch(other.key) == other
 
 
+@pytest.mark.parametrize("stamp", [b"\xc3", b"\xff\x80", b"", None])
+def test_a_record_whose_stamp_is_damaged_is_replaced_all_the_same(
+    store: RedisStore, client: redis.Redis, stamp: bytes | None
+) -> None:
+    """Else a login or a logout would read and try again for ever."""
+    name = f"{PREFIX}{{{RECORD.key.digest}}}"
+    writes: list[Callable[[], object]] = [
+        lambda: store.save(RECORD),
+        lambda: store.revoke(RECORD.key, NOW),
+    ]
+    for write in writes:
+        store.save(RECORD)
+        client.hdel(name, "stamp")
+        if stamp is not None:
+            client.hset(name, "stamp", stamp)
+        write()
+    assert store.fetch(RECORD.key) == RECORD.tombstone(NOW)
+
+
 def test_what_is_not_ours_at_all_is_no_record(store: RedisStore, client: redis.Redis) -> None:
     """A hash of another program under our name, without a record: there is none."""
     client.hset(f"{PREFIX}{{{RECORD.key.digest}}}", "something", "else")
