@@ -217,6 +217,57 @@ def test_the_winner_of_a_lost_race_is_adopted_not_destroyed(
     assert broker.store.fetch(winner.key) == winner
 
 
+class RestlessStore(MemoryStore):
+    """While ``restless``, somebody replaces the record just before each mark."""
+
+    restless, swaps = False, 0
+
+    def compare_and_swap_refresh(
+        self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
+    ) -> CompareAndSwapOutcome:
+        if self.restless:
+            self.swaps += 1
+            self.save(
+                replace(replacement, refresh_token=TokenSecret(f"other-{self.swaps}"), attempted_at=None)
+            )
+        return super().compare_and_swap_refresh(key, expected_refresh, replacement)
+
+
+def test_a_record_that_is_replaced_again_and_again_is_given_up(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """From the top once, not for ever; and nothing that was replaced is presented."""
+    store = RestlessStore()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
+        log_in(broker, provider)
+        expire(clock)
+        provider.clear()
+        store.restless = True
+        with pytest.raises(TransientError, match="keeps changing"):
+            broker.refresh_access_token(USER_REQUEST)
+        assert (provider.token_calls, store.swaps) == (0, 2)
+
+
+def test_grants_that_are_refused_and_replaced_again_and_again_are_given_up(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """The next refusal after the second try is not answered with a third, and buries nobody's grant."""
+    log_in(broker, provider)
+    expire(clock)
+    provider.clear()
+
+    def lose(payload: object) -> dict[str, object]:
+        other = TokenSecret(f"other-{provider.token_calls}")
+        broker.store.save(replace(stored(broker), refresh_token=other, attempted_at=None))
+        return {"error": "invalid_grant"}
+
+    provider.inject(Fault.rewrite(lose), times=9)
+    with pytest.raises(TransientError, match="keeps changing"):
+        broker.refresh_access_token(USER_REQUEST)
+    assert provider.token_calls == 2
+    assert stored(broker).revoked_at is None
+
+
 @pytest.mark.parametrize("how", ["delete", "revoke"])
 def test_a_logout_during_a_refresh_stays_a_logout(
     broker: Broker, provider: LoopbackProvider, clock: ManualClock, how: str
@@ -289,6 +340,24 @@ def test_after_a_lost_answer_the_token_waits_until_none_can_arrive(
     else:
         assert broker.refresh_access_token(USER_REQUEST).attempted_at is None
     assert provider.token_calls == 2
+
+
+def test_the_wait_after_a_lost_answer_counts_from_the_sending_not_from_before_a_slow_hook(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 10: whatever the caller's own code took to give the client's secret."""
+
+    def give_slowly() -> str:
+        clock.advance(30.0)
+        return "demo-secret"
+
+    with Broker(provider.descriptor(), "demo-client", give_slowly, clock=clock) as broker:
+        assert log_in(broker, provider).issued_at == clock.now
+        expire(clock)
+        provider.inject(Fault.lost_answer())
+        with pytest.raises(TransportError):
+            broker.refresh_access_token(USER_REQUEST)
+        assert stored(broker).attempted_at == clock.now
 
 
 def test_after_a_lost_answer_a_token_that_still_serves_is_served(
