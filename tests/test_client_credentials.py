@@ -152,3 +152,42 @@ def test_an_operators_tombstone_on_a_service_token_is_respected(broker: Broker, 
     broker.store.revoke(record.key, clock.now)
     with pytest.raises(RevokedError):
         broker.client_credentials(SERVICE_REQUEST)
+
+
+def test_a_tombstone_that_comes_before_the_lease_is_respected(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """What was revoked after the caller had read it is not obtained again either."""
+
+    class RevokedMeanwhile(MemoryStore):
+        @contextmanager
+        def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
+            self.revoke(key, clock.now)
+            with super().refresh_lease(key, timeout=timeout) as is_ours:
+                yield is_ours
+
+    store = RevokedMeanwhile()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
+        broker.client_credentials(SERVICE_REQUEST)
+        with pytest.raises(RevokedError):
+            broker.client_credentials(SERVICE_REQUEST.force_refresh())
+    assert provider.token_calls == 1
+
+
+def test_who_looked_before_a_token_was_unsaved_finds_it_all_the_same(provider: LoopbackProvider) -> None:
+    """FAULTS 4: what the store would not take is adopted, not asked for again."""
+
+    class SlowToRead(ReadOnlyStore):
+        is_first = True
+
+        def fetch(self, key: StoreKey) -> TokenRecord | None:
+            found, was_first = super().fetch(key), self.is_first
+            self.is_first = False
+            if was_first:
+                Crowd(1, lambda: broker.client_credentials(SERVICE_REQUEST)).start().join()
+            return found
+
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=SlowToRead()) as broker:
+        record = broker.client_credentials(SERVICE_REQUEST)
+        assert broker.unsaved == {record.key: record}
+    assert provider.token_calls == 1
