@@ -12,7 +12,7 @@ from oauth2broker import BackendError, Broker, MemoryStore, StoreKey, TokenRecor
 from oauth2broker.flows import keeper as keeper_module
 from oauth2broker.stores.base import CompareAndSwapOutcome
 from oauth2broker.testing import LoopbackProvider
-from tests.support import SERVICE_REQUEST, USER_REQUEST, ManualClock, log_in
+from tests.support import SERVICE_REQUEST, USER_REQUEST, Crowd, ManualClock, log_in
 from tests.test_renewing import expire, wait_for
 
 
@@ -62,6 +62,26 @@ def test_an_interrupted_write_is_kept_and_done(broker: Broker, store: Store) -> 
     store.down = False
     wait_for(lambda: not broker.unsaved)
     assert broker.refresh_access_token(USER_REQUEST).attempted_at is None
+
+
+def test_who_looked_before_a_token_was_unsaved_is_served_it_all_the_same(
+    broker: Broker, store: Store, provider: LoopbackProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 4: the old record was read, then another thread renewed it, and no lease is to be had."""
+    provider.clear()
+    store.down = True
+    fetch, others = store.fetch, Crowd(1, lambda: broker.refresh_access_token(USER_REQUEST))
+
+    def fetch_slowly(key: StoreKey) -> TokenRecord | None:
+        found = fetch(key)
+        monkeypatch.undo()
+        others.start().join()
+        return found
+
+    monkeypatch.setattr(store, "fetch", fetch_slowly)
+    assert [broker.refresh_access_token(USER_REQUEST)] == others.results
+    assert provider.token_calls == 1
+    store.down = False
 
 
 def test_without_a_thread_to_write_the_next_reader_starts_one(
