@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 import pytest
@@ -919,6 +920,8 @@ HOOKS = [
     pytest.param(raising(KeyError("odd")), id="KeyError"),
     pytest.param(raising(RecursionError()), id="RecursionError"),
     pytest.param(raising(TransientError("odd")), id="TransientError"),
+    pytest.param(raising(TransientError("odd", retry_after=cast(float, "7"))), id="a time that is text"),
+    pytest.param(raising(TransientError("odd", retry_after=math.nan)), id="a time that is no number"),
     pytest.param(lambda payload: None, id="None"),
     pytest.param(lambda payload: "garbage", id="text"),
     pytest.param(lambda payload: [payload], id="list"),
