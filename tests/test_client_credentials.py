@@ -48,6 +48,20 @@ def test_many_threads_without_a_token_make_one_call(broker: Broker, provider: Lo
     assert provider.token_calls == 1
 
 
+def test_two_brokers_on_one_store_obtain_one_token(provider: LoopbackProvider) -> None:
+    """The second waits for the store's lease and adopts what the first has stored."""
+    store = MemoryStore()
+    brokers = [Broker(provider.descriptor(), "demo-client", "demo-secret", store=store) for _ in "12"]
+    provider.latency = 0.2
+    turns = iter(brokers)
+    crowd = Crowd(2, lambda: next(turns).client_credentials(SERVICE_REQUEST)).start().join()
+    assert crowd.errors == []
+    assert crowd.results[0] == crowd.results[1]
+    assert provider.token_calls == 1
+    for each in brokers:
+        each.close()
+
+
 def test_an_expired_token_is_renewed(broker: Broker, provider: LoopbackProvider, clock: ManualClock) -> None:
     """Ahead in the advisory window, and at the latest when it no longer serves."""
     first = broker.client_credentials(SERVICE_REQUEST)
@@ -74,6 +88,18 @@ def test_a_lost_answer_is_asked_for_once_more(broker: Broker, provider: Loopback
     provider.inject(Fault.lost_answer())
     assert broker.client_credentials(SERVICE_REQUEST).access_token
     assert provider.token_calls == 2
+
+
+def test_a_token_lives_from_the_call_that_brought_it(provider: LoopbackProvider, clock: ManualClock) -> None:
+    """Not from one whose answer was lost, nor from before the client's secret was looked up."""
+
+    def give_slowly() -> str:
+        clock.advance(30.0)
+        return "demo-secret"
+
+    with Broker(provider.descriptor(), "demo-client", give_slowly, clock=clock) as broker:
+        provider.inject(Fault.lost_answer())
+        assert broker.client_credentials(SERVICE_REQUEST).issued_at == clock.now
 
 
 def test_a_provider_that_fails_is_not_hammered(
