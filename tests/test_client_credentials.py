@@ -102,6 +102,21 @@ def test_a_token_lives_from_the_call_that_brought_it(provider: LoopbackProvider,
         assert broker.client_credentials(SERVICE_REQUEST).issued_at == clock.now
 
 
+def test_a_provider_that_repeats_a_rejected_token_is_not_asked_by_every_caller(
+    broker: Broker, provider: LoopbackProvider
+) -> None:
+    """Some give one token for as long as it lives: then it is said when to come back."""
+    rejected = broker.client_credentials(SERVICE_REQUEST)
+    same = rejected.access_token.expose()
+    provider.inject(Fault.rewrite(lambda payload: {**payload, "access_token": same}), times=9)
+    for _ in range(3):
+        with pytest.raises(TransientError) as refused:
+            broker.client_credentials(SERVICE_REQUEST.rejecting(rejected))
+        assert refused.value.retry_after is not None
+    assert provider.token_calls == 2
+    assert broker.client_credentials(SERVICE_REQUEST).access_token.expose() == same
+
+
 def test_a_provider_that_fails_is_not_hammered(
     broker: Broker, provider: LoopbackProvider, clock: ManualClock
 ) -> None:

@@ -600,6 +600,28 @@ def test_nothing_is_left_of_a_flight_when_it_ends(
     assert not broker.store._leased
 
 
+def test_a_token_lives_from_before_it_was_asked_for(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """However long the answer was on its way: the provider counts from some moment in between."""
+
+    def answer_slowly(payload: dict[str, object]) -> dict[str, object]:
+        clock.advance(20.0)
+        return payload
+
+    expire(clock)
+    provider.inject(Fault.rewrite(answer_slowly), times=3)
+    calls = (
+        lambda: log_in(broker, provider),
+        lambda: broker.refresh_access_token(USER_REQUEST.force_refresh()),
+        lambda: broker.client_credentials(USER_REQUEST),
+    )
+    for call in calls:
+        began = clock.now
+        assert call().issued_at == began
+        assert clock.now == began + timedelta(seconds=20)
+
+
 def test_metrics_count_token_calls(broker: Broker, provider: LoopbackProvider, clock: ManualClock) -> None:
     """Attempts are calls made to renew; each ends as success or failure."""
     log_in(broker, provider)
