@@ -122,11 +122,11 @@ def test_a_provider_that_fails_is_not_hammered(
 ) -> None:
     """FAULTS 11: until the back-off is over, nobody calls; also where no token was ever obtained."""
     provider.inject(Fault.lost_answer(), times=2)
-    with pytest.raises(TransportError):
+    with pytest.raises(TransportError) as lost:
         broker.client_credentials(SERVICE_REQUEST)
     with pytest.raises(TransientError) as waiting:
         broker.client_credentials(SERVICE_REQUEST)
-    assert (provider.token_calls, waiting.value.retry_after) == (2, 1.0)
+    assert (provider.token_calls, lost.value.retry_after, waiting.value.retry_after) == (2, 1.0, 1.0)
     clock.advance(1.0)
     broker.client_credentials(SERVICE_REQUEST)
     assert provider.token_calls == 3
@@ -176,6 +176,24 @@ def test_a_broken_store_does_not_keep_a_service_from_its_token(
     with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store) as broker:
         record = broker.client_credentials(SERVICE_REQUEST)
     assert record.access_token
+
+
+def test_a_failure_that_cannot_be_noted_is_told_all_the_same(provider: LoopbackProvider) -> None:
+    """The caller hears of the provider, not of the store."""
+    provider.inject(Fault.html(502))
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=ReadOnlyStore()) as broker:
+        with pytest.raises(TransientError) as failed:
+            broker.client_credentials(SERVICE_REQUEST)
+    assert failed.value.status == 502
+
+
+def test_a_refresh_token_for_a_service_is_not_kept(broker: Broker, provider: LoopbackProvider) -> None:
+    """RFC 6749 section 4.4.3: nor is its lifetime, which would say when the record is dead."""
+    provider.inject(
+        Fault.rewrite(lambda payload: {**payload, "refresh_token": "r", "refresh_expires_in": 60})
+    )
+    record = broker.client_credentials(SERVICE_REQUEST)
+    assert (record.refresh_token, record.refresh_expires_at) == (None, None)
 
 
 def test_revoking_a_service_token_deletes_it(broker: Broker, provider: LoopbackProvider) -> None:
