@@ -729,6 +729,37 @@ def test_what_a_store_lets_out_after_the_call_loses_nothing(
         assert not store._leased
 
 
+class ForgetfulStore(MemoryStore):
+    """Is never sure whether its lease has not lapsed."""
+
+    def is_lease_held(self, key: StoreKey) -> bool:
+        return False
+
+
+def test_who_may_have_lost_the_lease_presents_nothing(provider: LoopbackProvider, clock: ManualClock) -> None:
+    """Another may have it by now, and wait for what the mark says: it stays."""
+    store = ForgetfulStore()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
+        log_in(broker, provider)
+        expire(clock)
+        provider.clear()
+        with pytest.raises(TransientError, match="lease was lost"):
+            broker.refresh_access_token(USER_REQUEST)
+        assert provider.token_calls == 0
+        assert stored(broker).attempted_at == clock.now
+
+
+def test_a_token_that_cannot_be_spent_is_presented_whoever_has_the_lease(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """At a provider that never rotates, a call too many costs nothing."""
+    descriptor = provider.descriptor(rotation=RotationPolicy.NEVER)
+    with Broker(descriptor, "demo-client", "demo-secret", store=ForgetfulStore(), clock=clock) as broker:
+        old = log_in(broker, provider)
+        expire(clock)
+        assert broker.refresh_access_token(USER_REQUEST).access_token != old.access_token
+
+
 def test_a_lease_that_cannot_be_released_hides_no_renewal(
     provider: LoopbackProvider, clock: ManualClock
 ) -> None:
