@@ -287,6 +287,8 @@ def test_a_logout_during_a_refresh_stays_a_logout(
     left = broker.store.fetch(key)
     assert left is None if how == "delete" else (left is not None and left.revoked_at is not None)
     assert provider.revocations == (1 if how == "delete" else 0)
+    metrics = broker.refresh_metrics
+    assert (metrics.attempts, metrics.successes, metrics.failures) == (1, 0, 1)
 
 
 def test_nothing_stored_means_authorize_first(broker: Broker, provider: LoopbackProvider) -> None:
