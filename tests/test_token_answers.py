@@ -1023,6 +1023,32 @@ def test_an_answer_without_a_usable_access_token_loses_no_refresh_token(
     assert_rescued(broker, provider, clock, tokens[-1])
 
 
+def test_an_unusable_answer_with_the_same_refresh_token_costs_no_token_that_works(
+    provider: LoopbackProvider, broker: Broker, clock: ManualClock
+) -> None:
+    """Nothing was rotated: what is stored is served until it expires."""
+    old = log_in(broker, provider)
+    clock.advance(3570)
+    provider.inject(changed(access_token=None, refresh_token=refresh_token_of(old)))
+    for _ in range(2):
+        assert broker.refresh_access_token(USER_REQUEST).access_token == old.access_token
+    assert (stored(broker).expires_at, stored(broker).failures) == (old.expires_at, 1)
+
+
+def test_a_rescued_refresh_token_does_not_lapse_with_the_one_it_replaced(
+    provider: LoopbackProvider, broker: Broker, clock: ManualClock
+) -> None:
+    """How long it works was not said, and what is taken for dead is removed one day."""
+    record = replace(log_in(broker, provider), refresh_expires_at=clock.now + timedelta(days=1))
+    broker.store.save(record)
+    clock.advance(3601)
+    provider.inject(without("access_token"))
+    with pytest.raises(TransientError):
+        broker.refresh_access_token(USER_REQUEST)
+    assert refresh_token_of(stored(broker)) != refresh_token_of(record)
+    assert stored(broker).refresh_expires_at is None
+
+
 @pytest.mark.parametrize("flow", [refresh_with, exchange_with])
 def test_a_hook_with_an_error_class_of_its_own_loses_no_refresh_token(
     provider: LoopbackProvider, clock: ManualClock, flow: Flow
