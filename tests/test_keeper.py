@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from oauth2broker import BackendError, Broker, MemoryStore, StoreKey, TokenRecord, TokenSecret
+from oauth2broker import BackendError, Broker, MemoryStore, StoreKey, TokenRecord, TokenSecret, TransientError
 from oauth2broker.flows import keeper as keeper_module
 from oauth2broker.stores.base import CompareAndSwapOutcome
-from oauth2broker.testing import LoopbackProvider
+from oauth2broker.testing import Fault, LoopbackProvider
 from tests.support import SERVICE_REQUEST, USER_REQUEST, Crowd, ManualClock, log_in
 from tests.test_renewing import expire, wait_for
 
@@ -82,6 +82,34 @@ def test_who_looked_before_a_token_was_unsaved_is_served_it_all_the_same(
     assert [broker.refresh_access_token(USER_REQUEST)] == others.results
     assert provider.token_calls == 1
     store.down = False
+
+
+def test_while_a_record_is_unsaved_nobody_else_gets_its_lease(broker: Broker, store: Store) -> None:
+    """FAULTS 4: whoever got it would present what this process has spent."""
+    store.down = True
+    key = broker.refresh_access_token(USER_REQUEST).key
+    with store.refresh_lease(key, timeout=0.0) as is_ours:
+        assert not is_ours
+    store.down = False
+    wait_for(lambda: not broker.unsaved)
+    with store.refresh_lease(key, timeout=10.0) as is_ours:
+        assert is_ours
+
+
+def test_a_rescued_refresh_token_that_the_store_refuses_is_kept(
+    broker: Broker, store: Store, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 4 and 17a together: the answer is of no use, the store is down, and the login lives."""
+    provider.inject(Fault.rewrite(lambda payload: {**payload, "access_token": None}))
+    store.down = True
+    with pytest.raises(TransientError):
+        broker.refresh_access_token(USER_REQUEST)
+    assert len(broker.unsaved) == 1
+    store.down = False
+    wait_for(lambda: not broker.unsaved)
+    clock.advance(1.0)
+    assert broker.refresh_access_token(USER_REQUEST).access_token
+    assert provider.reuses == 0
 
 
 def test_without_a_thread_to_write_the_next_reader_starts_one(

@@ -613,11 +613,11 @@ def test_a_token_lives_from_before_it_was_asked_for(
 
     expire(clock)
     provider.inject(Fault.rewrite(answer_slowly), times=3)
-    calls = (
+    calls: list[Callable[[], TokenRecord]] = [
         lambda: log_in(broker, provider),
         lambda: broker.refresh_access_token(USER_REQUEST.force_refresh()),
         lambda: broker.client_credentials(USER_REQUEST),
-    )
+    ]
     for call in calls:
         began = clock.now
         assert call().issued_at == began

@@ -31,15 +31,17 @@ from oauth2broker import (
     RequestSigner,
     TokenFamily,
     TokenRecord,
+    TransientError,
 )
 from oauth2broker.integrations import signed_calls
 from oauth2broker.integrations.redirects import leads_elsewhere
 from oauth2broker.integrations.signed_calls import SignedCalls, checked_origin, missing_scope, origin_of
 from oauth2broker.provider import presets
+from oauth2broker.testing import Fault, LoopbackProvider
 from tests.presets.shapes import LOGINS, Login
 from tests.presets.support import CLIENT_ID
 from tests.presets.test_answers import answered, begin, log_in
-from tests.support import USER_REQUEST, ManualClock
+from tests.support import USER_REQUEST, ManualClock, log_in as log_user_in
 
 TOKEN = "access-example-token"
 URL = "https://api.example.com/things"
@@ -351,32 +353,20 @@ def test_a_location_that_cannot_be_read_leads_elsewhere(location: str) -> None:
     assert not leads_elsewhere(URL, "/fine", origin, str)
 
 
-class SameAgain:
-    """A broker whose provider gives one token for as long as it lives, and which keeps count."""
-
-    def __init__(self, broker: Broker) -> None:
-        self.behind, self.descriptor, self.strategy = broker, broker.descriptor, broker.strategy
-        self.client_credentials = broker.client_credentials
-        self.calls = 0
-
-    def refresh_access_token(self, request: CachedTokenRequest) -> TokenRecord:
-        self.calls += 1
-        return record_of("same")
-
-
 def test_a_provider_that_gives_the_same_token_again_is_not_asked_for_ever(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
 ) -> None:
-    """That is as fruitless as can be, and nothing is sent again."""
-    now = 0.0
-    monkeypatch.setattr(signed_calls, "time", SimpleNamespace(monotonic=lambda: now))
-    same: Any = SameAgain(broker)
-    calls = SignedCalls(same, USER_REQUEST, GrantType.AUTHORIZATION_CODE, None)
-    for _ in range(3600):
-        assert calls.instead_of(record_of("same")) is None
-        calls.note_accepted(record_of("same"))  # at another path
-        now += 1
-    assert 55 <= same.calls <= 70
+    """Some give one token for as long as it lives: the broker says when to come back, a minute at most."""
+    refused = log_user_in(broker, provider)
+    same = refused.access_token.expose()
+    provider.clear()
+    provider.inject(Fault.rewrite(lambda payload: {**payload, "access_token": same}), times=99)
+    calls = SignedCalls(broker, USER_REQUEST, GrantType.AUTHORIZATION_CODE, None)
+    for _ in range(600):
+        with pytest.raises(TransientError):
+            calls.instead_of(refused)
+        clock.advance(1.0)
+    assert 10 <= provider.token_calls <= 20
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
