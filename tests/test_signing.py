@@ -345,6 +345,27 @@ def test_a_renewal_that_helped_some_and_not_others_was_fruitless(monkeypatch: py
             now += 0.1
 
 
+@pytest.mark.parametrize(("said", "pause"), [([True, False], 1), ([False, True], 1), ([False], 2)])
+def test_only_who_wanted_a_renewal_says_that_it_helped(
+    monkeypatch: pytest.MonkeyPatch, said: list[bool], pause: int
+) -> None:
+    """Others may be at paths that take any token; but what they say takes nothing back either."""
+    now = 1000.0
+    monkeypatch.setattr(signed_calls, "time", SimpleNamespace(monotonic=lambda: now))
+    renewals = signed_calls._Renewals()
+    renewals.note_brought("a", "b")
+    renewals.count_fruitless("b")
+    renewals.note_brought("b", "c")
+    for retried in said:
+        renewals.accept("c", retried=retried)
+    renewals.note_brought("c", "d")
+    renewals.count_fruitless("d")
+    now += pause - 0.1
+    assert not renewals.may_replace("d")
+    now += 0.1
+    assert renewals.may_replace("d")
+
+
 @pytest.mark.parametrize("location", ["https://[/", "https://api.example.com:x/", "/\u20ac", "\\\\evil"])
 def test_a_location_that_cannot_be_read_leads_elsewhere(location: str) -> None:
     """Whoever follows it nevertheless takes no token along."""
