@@ -115,6 +115,30 @@ def test_in_the_advisory_window_one_renews_and_the_others_are_served_at_once(
     leader.join(10.0)
 
 
+def test_a_token_that_expires_while_it_is_renewed_ahead_elsewhere_is_not_served(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Asking for the lease took long, and it is somebody else's: then it is waited for."""
+
+    class SlowStore(MemoryStore):
+        @contextmanager
+        def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
+            if not timeout:
+                clock.advance(30.0)
+                yield False
+                return
+            with super().refresh_lease(key, timeout=timeout) as is_ours:
+                yield is_ours
+
+    with Broker(
+        provider.descriptor(), "demo-client", "demo-secret", store=SlowStore(), clock=clock
+    ) as broker:
+        log_in(broker, provider)
+        clock.advance(HOUR - 30)
+        served = broker.refresh_access_token(USER_REQUEST)
+        assert served.expires_at == clock.now + timedelta(hours=1)
+
+
 def test_rejecting_a_token_renews_it_once_for_a_hundred_callers(
     broker: Broker, provider: LoopbackProvider
 ) -> None:
@@ -447,6 +471,26 @@ def test_a_refused_connection_costs_only_the_back_off(
         clock.advance(expected)
     provider.start()
     assert broker.refresh_access_token(USER_REQUEST).failures == 0
+
+
+class GloomyMapper:
+    """Takes whatever happens for a mistake of the operator's."""
+
+    def map_transport_error(self, *_: object) -> BrokerError:
+        return ConfigError("all is wrong")
+
+
+def test_an_answer_is_lost_whatever_a_mapper_calls_it(provider: LoopbackProvider, clock: ManualClock) -> None:
+    """FAULTS 10: that the token was not spent is told by the transport, not by what its error means."""
+    with Broker(
+        provider.descriptor(), "demo-client", "demo-secret", error_mapper=GloomyMapper(), clock=clock
+    ) as broker:
+        log_in(broker, provider)
+        expire(clock)
+        provider.inject(Fault.lost_answer())
+        with pytest.raises(ConfigError):
+            broker.refresh_access_token(USER_REQUEST)
+        assert stored(broker).attempted_at == clock.now
 
 
 def test_a_failing_provider_costs_waiting_callers_one_call(

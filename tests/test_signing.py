@@ -366,6 +366,34 @@ def test_only_who_wanted_a_renewal_says_that_it_helped(
     assert renewals.may_replace("d")
 
 
+def test_a_token_that_comes_back_is_judged_anew() -> None:
+    """One that was replaced once, and is brought again, is not replaced without end."""
+    renewals = signed_calls._Renewals()
+    renewals.note_brought("a", "b")
+    renewals.note_brought("b", "a")
+    assert not renewals.may_replace("a")
+    assert renewals.may_replace("b")
+
+
+def test_a_token_that_was_accepted_before_it_was_noted_is_on_no_trial() -> None:
+    """Another thread may have used what a renewal brought before its own thread goes on."""
+    renewals = signed_calls._Renewals()
+    renewals.accept("b", retried=False)
+    renewals.note_brought("a", "b")
+    assert renewals.may_replace("b")
+
+
+def test_the_principal_that_was_used_last_is_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs make an auth for every call: what is in use is remembered."""
+    monkeypatch.setattr(signed_calls, "_MOST_REMEMBERED", 2)
+    memory = signed_calls._Memory()
+    first, second = memory.of(1), memory.of(2)
+    assert memory.of(1) is first
+    memory.of(3)
+    assert memory.of(1) is first
+    assert memory.of(2) is not second
+
+
 @pytest.mark.parametrize("location", ["https://[/", "https://api.example.com:x/", "/\u20ac", "\\\\evil"])
 def test_a_location_that_cannot_be_read_leads_elsewhere(location: str) -> None:
     """Whoever follows it nevertheless takes no token along."""
