@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -35,6 +35,7 @@ from oauth2broker import (
 )
 from oauth2broker.integrations import signed_calls
 from oauth2broker.integrations.redirects import leads_elsewhere
+from oauth2broker.integrations.session_token import SessionToken
 from oauth2broker.integrations.signed_calls import SignedCalls, checked_origin, missing_scope, origin_of
 from oauth2broker.provider import presets
 from oauth2broker.testing import Fault, LoopbackProvider
@@ -326,6 +327,17 @@ def test_a_pause_holds_for_all_tokens_of_a_principal(broker: Broker) -> None:
     )
     with pytest.raises(AuthorizationRequiredError):
         others.instead_of(record_of("a"))
+
+
+def test_a_pause_holds_for_all_sessions_before_one_broker(broker: Broker) -> None:
+    """Programs make a session for every web request."""
+    grant = GrantType.AUTHORIZATION_CODE
+    one, other = (
+        SignedCalls(cast(Broker, SessionToken(broker, USER_REQUEST, grant)), USER_REQUEST, grant, None)
+        for _ in "12"
+    )
+    one.note_refused_again(record_of("a"))
+    assert other.instead_of(record_of("b")) is None
 
 
 def test_a_renewal_that_helped_some_and_not_others_was_fruitless(monkeypatch: pytest.MonkeyPatch) -> None:
