@@ -112,6 +112,15 @@ def test_a_rescued_refresh_token_that_the_store_refuses_is_kept(
     assert provider.reuses == 0
 
 
+def test_an_unsaved_token_is_served_although_the_stored_one_works(broker: Broker, store: Store) -> None:
+    """FAULTS 4: somebody had a reason to replace it."""
+    broker.refresh_access_token(USER_REQUEST)
+    store.down = True
+    forced = broker.refresh_access_token(USER_REQUEST.force_refresh())
+    assert broker.refresh_access_token(USER_REQUEST) is forced
+    store.down = False
+
+
 def test_without_a_thread_to_write_the_next_reader_starts_one(
     broker: Broker, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import cast
 
 import pytest
 
@@ -19,9 +20,13 @@ from oauth2broker import (
     CompareAndSwapOutcome,
     ConfigError,
     GrantType,
+    HttpRequest,
+    HttpResponse,
     InvalidGrantError,
     MemoryStore,
     ProviderStrategy,
+    RequestsHttpClient,
+    ResponseMetadataSlot,
     RevokedError,
     RotationPolicy,
     StoreKey,
@@ -30,6 +35,8 @@ from oauth2broker import (
     TransientError,
     TransportError,
 )
+from oauth2broker.flows.cached import answer
+from oauth2broker.flows.singleflight import Outcome
 from oauth2broker.testing import Fault, LoopbackProvider
 from tests.support import SCOPE, TENANT, USER, USER_REQUEST, Crowd, ManualClock, log_in
 
@@ -239,6 +246,48 @@ def test_the_winner_of_a_lost_race_is_adopted_not_destroyed(
     provider.inject(Fault.rewrite(lose))
     assert broker.refresh_access_token(USER_REQUEST) == winner
     assert broker.store.fetch(winner.key) == winner
+
+
+def test_a_grant_that_turns_out_dead_ahead_of_expiry_is_told_at_once(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 6: the old token would work for some seconds, and then the user is asked all the same."""
+    log_in(broker, provider)
+    provider.revoke_user("alice")
+    clock.advance(HOUR - 30)
+    with pytest.raises(InvalidGrantError):
+        broker.refresh_access_token(USER_REQUEST)
+
+
+def test_a_token_that_came_too_late_is_given_to_who_waited_for_it(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 30: what a flight has just obtained is served to all in it, or they would renew for ever."""
+
+    def answer_slowly(payload: dict[str, object]) -> dict[str, object]:
+        clock.advance(20.0)
+        return {**payload, "expires_in": 10}
+
+    log_in(broker, provider)
+    expire(clock)
+    provider.clear()
+    provider.inject(Fault.rewrite(answer_slowly))
+    assert broker.refresh_access_token(USER_REQUEST).expires_at == clock.now - timedelta(seconds=10)
+    assert provider.token_calls == 1
+
+
+@pytest.mark.parametrize(
+    "request_", [USER_REQUEST.force_refresh(), replace(USER_REQUEST, rejected="another")]
+)
+def test_who_insists_on_another_token_gets_none_that_is_older_than_what_it_saw(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock, request_: CachedTokenRequest
+) -> None:
+    """A flight that it joined may have begun with what was stored before, and brought nothing."""
+    older = log_in(broker, provider)
+    clock.advance(1.0)
+    seen = broker.refresh_access_token(USER_REQUEST.force_refresh())
+    assert answer(request_, Outcome(older), seen, clock.now) is None
+    assert answer(USER_REQUEST, Outcome(older), seen, clock.now) is older
 
 
 class RestlessStore(MemoryStore):
@@ -471,6 +520,32 @@ def test_a_refused_connection_costs_only_the_back_off(
         clock.advance(expected)
     provider.start()
     assert broker.refresh_access_token(USER_REQUEST).failures == 0
+
+
+class Swallowing:
+    """A transport that loses each answer, and says nothing of it."""
+
+    def __init__(self) -> None:
+        self._client, self.swallows = RequestsHttpClient(), False
+
+    def send(self, request: HttpRequest, metadata: ResponseMetadataSlot) -> HttpResponse:
+        response = self._client.send(request, metadata)
+        return cast(HttpResponse, None) if self.swallows else response
+
+
+def test_an_answer_that_a_transport_does_not_give_is_lost(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 10: the token may be spent, and is not presented again at once."""
+    web = Swallowing()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", http_client=web, clock=clock) as broker:
+        log_in(broker, provider)
+        expire(clock)
+        web.swallows = True
+        with pytest.raises(TransportError):
+            broker.refresh_access_token(USER_REQUEST)
+        assert stored(broker).attempted_at == clock.now
+    web._client.close()
 
 
 class GloomyMapper:
@@ -755,6 +830,17 @@ def test_what_a_store_lets_out_before_the_call_is_a_backend_error(
         with pytest.raises(BackendError):
             broker.refresh_access_token(USER_REQUEST)
         assert provider.token_calls == 0
+
+
+def test_a_tombstone_needs_no_lease(provider: LoopbackProvider, clock: ManualClock) -> None:
+    """FAULTS 9: that the grant is dead is told although none is to be had."""
+    store = UntidyStore()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
+        log_in(broker, provider)
+        store.revoke(broker.key_for(USER_REQUEST), clock.now)
+        store.armed = "lease"
+        with pytest.raises(RevokedError):
+            broker.refresh_access_token(USER_REQUEST)
 
 
 def test_what_a_store_lets_out_after_the_call_loses_nothing(

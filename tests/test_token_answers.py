@@ -922,6 +922,7 @@ HOOKS = [
     pytest.param(raising(TransientError("odd")), id="TransientError"),
     pytest.param(raising(TransientError("odd", retry_after=cast(float, "7"))), id="a time that is text"),
     pytest.param(raising(TransientError("odd", retry_after=math.nan)), id="a time that is no number"),
+    pytest.param(raising(TransientError("odd", retry_after=math.inf)), id="a time without end"),
     pytest.param(lambda payload: None, id="None"),
     pytest.param(lambda payload: "garbage", id="text"),
     pytest.param(lambda payload: [payload], id="list"),
