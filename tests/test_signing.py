@@ -357,22 +357,27 @@ def test_a_renewal_that_helped_some_and_not_others_was_fruitless(monkeypatch: py
             now += 0.1
 
 
-@pytest.mark.parametrize(("said", "pause"), [([True, False], 1), ([False, True], 1), ([False], 2)])
+@pytest.mark.parametrize(
+    ("said", "pause"),
+    [
+        ([("c", True), ("elsewhere", False), ("c", False)], 1),
+        ([("c", False), ("c", True)], 1),
+        ([("c", False)], 2),
+    ],
+)
 def test_only_who_wanted_a_renewal_says_that_it_helped(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch, said: list[bool], pause: int
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, said: list[tuple[str, bool]], pause: int
 ) -> None:
     """Others may be at paths that take any token; but what they say takes nothing back either."""
     now = 1000.0
     monkeypatch.setattr(signed_calls, "time", SimpleNamespace(monotonic=lambda: now))
     calls = SignedCalls(broker, USER_REQUEST, GrantType.AUTHORIZATION_CODE, None)
-    renewals, third = calls._renewals, record_of("c")
-    token = third.access_token.fingerprint()
+    renewals, token = calls._renewals, record_of("c").access_token.fingerprint()
     renewals.note_brought("a", "b")
     renewals.count_fruitless("b")
     renewals.note_brought("b", token)
-    for retried in said:
-        calls.note_accepted(record_of("elsewhere"))
-        calls.note_accepted(third, retried=retried)
+    for accepted, retried in said:
+        calls.note_accepted(record_of(accepted), retried=retried)
     renewals.note_brought(token, "d")
     renewals.count_fruitless("d")
     now += pause - 0.1
