@@ -121,6 +121,19 @@ def test_an_unsaved_token_is_served_although_the_stored_one_works(broker: Broker
     store.down = False
 
 
+def test_an_unsaved_service_token_gives_way_to_what_another_has_stored(
+    broker: Broker, store: Store, clock: ManualClock
+) -> None:
+    """FAULTS 5: service tokens have no refresh token to be told apart by."""
+    first = broker.client_credentials(SERVICE_REQUEST)
+    store.down = True
+    broker.client_credentials(SERVICE_REQUEST.force_refresh())
+    newer = replace(first, access_token=TokenSecret("newer"), issued_at=clock.now)
+    MemoryStore.save(store, newer)
+    assert broker.client_credentials(SERVICE_REQUEST) == newer
+    assert broker.unsaved == {}
+
+
 def test_without_a_thread_to_write_the_next_reader_starts_one(
     broker: Broker, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
