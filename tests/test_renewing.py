@@ -522,6 +522,41 @@ def test_a_refused_connection_costs_only_the_back_off(
     assert broker.refresh_access_token(USER_REQUEST).failures == 0
 
 
+class Looking:
+    """A transport that looks whether anybody else could have the lease of ``key`` during a call."""
+
+    key: StoreKey
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._client, self._store = RequestsHttpClient(), store
+        self.was_held: list[bool] = []
+
+    def send(self, request: HttpRequest, metadata: ResponseMetadataSlot) -> HttpResponse:
+        with self._store.refresh_lease(self.key, timeout=0.0) as is_free:
+            self.was_held.append(not is_free)
+        return self._client.send(request, metadata)
+
+
+def test_whoever_calls_the_provider_for_a_key_holds_its_lease(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Else a login or a logout in one process and a renewal in another would spoil each other's work."""
+    store = MemoryStore()
+    web = Looking(store)
+    with Broker(
+        provider.descriptor(), "demo-client", "demo-secret", store=store, http_client=web, clock=clock
+    ) as broker:
+        web.key = broker.key_for(USER_REQUEST)
+        log_in(broker, provider)
+        broker.refresh_access_token(USER_REQUEST.force_refresh())
+        broker.revoke(USER_REQUEST)
+        web.key = broker.key_for(USER_REQUEST, GrantType.CLIENT_CREDENTIALS)
+        broker.client_credentials(USER_REQUEST)
+        broker.revoke(USER_REQUEST, GrantType.CLIENT_CREDENTIALS)
+    assert web.was_held == [True] * 5
+    web._client.close()
+
+
 class Swallowing:
     """A transport that loses each answer, and says nothing of it."""
 
