@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -217,3 +220,37 @@ def test_a_mark_of_a_lost_answer_outlives_an_attempt_that_was_never_sent(
     left = store.fetch(record.key)
     assert left is not None
     assert left.attempted_at == lost_at
+
+
+class CountingStore(Store):
+    """Counts the leases that were released, in this process."""
+
+    released = 0
+
+    @contextmanager
+    def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
+        try:
+            with super().refresh_lease(key, timeout=timeout) as is_ours:
+                yield is_ours
+        finally:
+            self.released += 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_releases_no_lease_of_what_its_parent_could_not_save(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 22: not even as garbage; a store of somebody else's may not notice that it was forked."""
+    store = CountingStore()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
+        log_in(broker, provider)
+        expire(clock)
+        store.down = True
+        broker.refresh_access_token(USER_REQUEST)
+        before = store.released
+        child = os.fork()
+        if not child:
+            os._exit(store.released - before)
+        assert os.waitpid(child, 0)[1] == 0
+        store.down = False
