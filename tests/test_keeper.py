@@ -15,7 +15,17 @@ from oauth2broker import BackendError, Broker, MemoryStore, StoreKey, TokenRecor
 from oauth2broker.flows import keeper as keeper_module
 from oauth2broker.stores.base import CompareAndSwapOutcome
 from oauth2broker.testing import Fault, LoopbackProvider
-from tests.support import SERVICE_REQUEST, USER_REQUEST, Crowd, ManualClock, log_in
+from tests.support import (
+    REDIRECT_URI,
+    SCOPE,
+    SERVICE_REQUEST,
+    TENANT,
+    USER,
+    USER_REQUEST,
+    Crowd,
+    ManualClock,
+    log_in,
+)
 from tests.test_renewing import expire, wait_for
 
 
@@ -135,6 +145,38 @@ def test_an_unsaved_service_token_gives_way_to_what_another_has_stored(
     MemoryStore.save(store, newer)
     assert broker.client_credentials(SERVICE_REQUEST) == newer
     assert broker.unsaved == {}
+
+
+@pytest.mark.parametrize("is_tombstone", [False, True])
+def test_a_login_that_the_store_refuses_stands_for_what_was_stored(
+    broker: Broker, store: Store, provider: LoopbackProvider, clock: ManualClock, is_tombstone: bool
+) -> None:
+    """FAULTS 4: the code is spent; the user must not be sent away again."""
+    if is_tombstone:
+        store.revoke(broker.key_for(USER_REQUEST), clock.now)
+    store.down = True
+    record = log_in(broker, provider)
+    assert broker.refresh_access_token(USER_REQUEST) is record
+    store.down = False
+    wait_for(lambda: not broker.unsaved)
+    assert store.fetch(record.key) == record
+
+
+def test_a_store_that_cannot_be_read_does_not_cost_the_code(
+    broker: Broker, store: Store, provider: LoopbackProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 9: the same callback serves when the store is well again."""
+    session = broker.start_authorization(TENANT, USER, SCOPE, REDIRECT_URI)
+    callback = provider.browse(session.authorize_url, user="alice")
+
+    def fail(key: StoreKey) -> TokenRecord | None:
+        raise BackendError("down")
+
+    monkeypatch.setattr(store, "fetch", fail)
+    with pytest.raises(BackendError):
+        broker.complete_authorization(session, callback)
+    monkeypatch.undo()
+    assert broker.complete_authorization(session, callback).access_token
 
 
 def test_without_a_thread_to_write_the_next_reader_starts_one(
