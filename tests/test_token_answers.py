@@ -755,6 +755,20 @@ def test_a_later_code_exchange_without_refresh_token_keeps_the_old_one(
     assert broker.refresh_access_token(USER_REQUEST).refresh_token != first.refresh_token
 
 
+def test_a_refresh_token_that_a_login_keeps_is_as_old_and_as_uncertain_as_before(
+    provider: LoopbackProvider, broker: Broker, clock: ManualClock
+) -> None:
+    """FAULTS 10: it lapses when it would have, and after a lost answer it still waits its time."""
+    first = replace(
+        log_in(broker, provider), attempted_at=clock.now, refresh_expires_at=clock.now + timedelta(days=1)
+    )
+    broker.store.save(first)
+    provider.inject(without("refresh_token"))
+    second = log_in(broker, provider)
+    kept = ("refresh_token", "attempted_at", "refresh_expires_at")
+    assert [getattr(second, name) for name in kept] == [getattr(first, name) for name in kept]
+
+
 def forged_id_token(subject: object) -> str:
     """Give an unsigned JWT that names ``subject``."""
     parts = [{"alg": "none"}, {"sub": subject}]
