@@ -179,6 +179,19 @@ def test_a_store_that_cannot_be_read_does_not_cost_the_code(
     assert broker.complete_authorization(session, callback).access_token
 
 
+def test_while_a_record_is_unsaved_who_wants_another_is_told_at_once(
+    broker: Broker, store: Store, provider: LoopbackProvider
+) -> None:
+    """FAULTS 4: its lease is this process's own; nobody waits for it, and nothing is presented."""
+    store.down = True
+    broker.refresh_access_token(USER_REQUEST)
+    provider.clear()
+    with pytest.raises(BackendError):
+        broker.refresh_access_token(USER_REQUEST.force_refresh())
+    assert provider.token_calls == 0
+    store.down = False
+
+
 def test_without_a_thread_to_write_the_next_reader_starts_one(
     broker: Broker, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
