@@ -14,7 +14,8 @@ class BrokerError(Exception):
 
     ``retryable`` says that the same call may succeed later without anybody's help, ``reauthorize`` that
     only a new consent by the user helps. ``retry_after`` is in seconds, ``status`` the HTTP status of the
-    answer; both are None where there is none. Errors are picklable and hold no secrets.
+    answer; both are None where there is none. A ``retry_after`` that is no time to wait counts as none: a
+    hook may pass on what a provider said. Errors are picklable and hold no secrets.
     """
 
     retryable: bool = False
@@ -25,7 +26,7 @@ class BrokerError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.retry_after = retry_after
+        self.retry_after = retry_after if _is_wait(retry_after) else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, dict(self.__dict__))
@@ -130,3 +131,7 @@ def _rebuild(kind: type[BrokerError], args: tuple[Any, ...], fields: dict[str, A
     error = kind.__new__(kind, *args)
     error.__dict__.update(fields)
     return error
+
+
+def _is_wait(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0

@@ -48,6 +48,20 @@ def test_many_threads_without_a_token_make_one_call(broker: Broker, provider: Lo
     assert provider.token_calls == 1
 
 
+def test_two_brokers_on_one_store_obtain_one_token(provider: LoopbackProvider) -> None:
+    """The second waits for the store's lease and adopts what the first has stored."""
+    store = MemoryStore()
+    brokers = [Broker(provider.descriptor(), "demo-client", "demo-secret", store=store) for _ in "12"]
+    provider.latency = 0.2
+    turns = iter(brokers)
+    crowd = Crowd(2, lambda: next(turns).client_credentials(SERVICE_REQUEST)).start().join()
+    assert crowd.errors == []
+    assert crowd.results[0] == crowd.results[1]
+    assert provider.token_calls == 1
+    for each in brokers:
+        each.close()
+
+
 def test_an_expired_token_is_renewed(broker: Broker, provider: LoopbackProvider, clock: ManualClock) -> None:
     """Ahead in the advisory window, and at the latest when it no longer serves."""
     first = broker.client_credentials(SERVICE_REQUEST)
@@ -76,16 +90,43 @@ def test_a_lost_answer_is_asked_for_once_more(broker: Broker, provider: Loopback
     assert provider.token_calls == 2
 
 
+def test_a_token_lives_from_the_call_that_brought_it(provider: LoopbackProvider, clock: ManualClock) -> None:
+    """Not from one whose answer was lost, nor from before the client's secret was looked up."""
+
+    def give_slowly() -> str:
+        clock.advance(30.0)
+        return "demo-secret"
+
+    with Broker(provider.descriptor(), "demo-client", give_slowly, clock=clock) as broker:
+        provider.inject(Fault.lost_answer())
+        assert broker.client_credentials(SERVICE_REQUEST).issued_at == clock.now
+
+
+def test_a_provider_that_repeats_a_rejected_token_is_not_asked_by_every_caller(
+    broker: Broker, provider: LoopbackProvider
+) -> None:
+    """Some give one token for as long as it lives: then it is said when to come back."""
+    rejected = broker.client_credentials(SERVICE_REQUEST)
+    same = rejected.access_token.expose()
+    provider.inject(Fault.rewrite(lambda payload: {**payload, "access_token": same}), times=9)
+    for _ in range(3):
+        with pytest.raises(TransientError) as refused:
+            broker.client_credentials(SERVICE_REQUEST.rejecting(rejected))
+        assert refused.value.retry_after is not None
+    assert provider.token_calls == 2
+    assert broker.client_credentials(SERVICE_REQUEST).access_token.expose() == same
+
+
 def test_a_provider_that_fails_is_not_hammered(
     broker: Broker, provider: LoopbackProvider, clock: ManualClock
 ) -> None:
     """FAULTS 11: until the back-off is over, nobody calls; also where no token was ever obtained."""
     provider.inject(Fault.lost_answer(), times=2)
-    with pytest.raises(TransportError):
+    with pytest.raises(TransportError) as lost:
         broker.client_credentials(SERVICE_REQUEST)
     with pytest.raises(TransientError) as waiting:
         broker.client_credentials(SERVICE_REQUEST)
-    assert (provider.token_calls, waiting.value.retry_after) == (2, 1.0)
+    assert (provider.token_calls, lost.value.retry_after, waiting.value.retry_after) == (2, 1.0, 1.0)
     clock.advance(1.0)
     broker.client_credentials(SERVICE_REQUEST)
     assert provider.token_calls == 3
@@ -137,6 +178,24 @@ def test_a_broken_store_does_not_keep_a_service_from_its_token(
     assert record.access_token
 
 
+def test_a_failure_that_cannot_be_noted_is_told_all_the_same(provider: LoopbackProvider) -> None:
+    """The caller hears of the provider, not of the store."""
+    provider.inject(Fault.html(502))
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=ReadOnlyStore()) as broker:
+        with pytest.raises(TransientError) as failed:
+            broker.client_credentials(SERVICE_REQUEST)
+    assert failed.value.status == 502
+
+
+def test_a_refresh_token_for_a_service_is_not_kept(broker: Broker, provider: LoopbackProvider) -> None:
+    """RFC 6749 section 4.4.3: nor is its lifetime, which would say when the record is dead."""
+    provider.inject(
+        Fault.rewrite(lambda payload: {**payload, "refresh_token": "r", "refresh_expires_in": 60})
+    )
+    record = broker.client_credentials(SERVICE_REQUEST)
+    assert (record.refresh_token, record.refresh_expires_at) == (None, None)
+
+
 def test_revoking_a_service_token_deletes_it(broker: Broker, provider: LoopbackProvider) -> None:
     """No tombstone: the next call obtains another."""
     record = broker.client_credentials(SERVICE_REQUEST)
@@ -152,3 +211,42 @@ def test_an_operators_tombstone_on_a_service_token_is_respected(broker: Broker, 
     broker.store.revoke(record.key, clock.now)
     with pytest.raises(RevokedError):
         broker.client_credentials(SERVICE_REQUEST)
+
+
+def test_a_tombstone_that_comes_before_the_lease_is_respected(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """What was revoked after the caller had read it is not obtained again either."""
+
+    class RevokedMeanwhile(MemoryStore):
+        @contextmanager
+        def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
+            self.revoke(key, clock.now)
+            with super().refresh_lease(key, timeout=timeout) as is_ours:
+                yield is_ours
+
+    store = RevokedMeanwhile()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
+        broker.client_credentials(SERVICE_REQUEST)
+        with pytest.raises(RevokedError):
+            broker.client_credentials(SERVICE_REQUEST.force_refresh())
+    assert provider.token_calls == 1
+
+
+def test_who_looked_before_a_token_was_unsaved_finds_it_all_the_same(provider: LoopbackProvider) -> None:
+    """FAULTS 4: what the store would not take is adopted, not asked for again."""
+
+    class SlowToRead(ReadOnlyStore):
+        is_first = True
+
+        def fetch(self, key: StoreKey) -> TokenRecord | None:
+            found, was_first = super().fetch(key), self.is_first
+            self.is_first = False
+            if was_first:
+                Crowd(1, lambda: broker.client_credentials(SERVICE_REQUEST)).start().join()
+            return found
+
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=SlowToRead()) as broker:
+        record = broker.client_credentials(SERVICE_REQUEST)
+        assert broker.unsaved == {record.key: record}
+    assert provider.token_calls == 1

@@ -121,6 +121,14 @@ def test_an_error_takes_its_fields_by_name_only(kind: type[BrokerError]) -> None
     assert error.args == ("what went wrong",)
 
 
+@pytest.mark.parametrize("odd", ["7", float("nan"), -1.0, True, [7]])
+@every_error
+def test_what_is_no_time_to_wait_is_none(kind: type[BrokerError], odd: Any) -> None:
+    """A hook may pass on whatever a provider said; what is reckoned with it must not fail."""
+    assert kind("what went wrong", retry_after=odd).retry_after is None
+    assert kind("what went wrong", retry_after=0).retry_after == 0
+
+
 @pytest.mark.parametrize("kind", CALLBACK)
 def test_a_callback_error_carries_what_the_provider_said(kind: type[AuthorizationError]) -> None:
     """The code and the description are fields; without them the callback itself is at fault."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import cast
 
 import pytest
 
@@ -19,9 +20,13 @@ from oauth2broker import (
     CompareAndSwapOutcome,
     ConfigError,
     GrantType,
+    HttpRequest,
+    HttpResponse,
     InvalidGrantError,
     MemoryStore,
     ProviderStrategy,
+    RequestsHttpClient,
+    ResponseMetadataSlot,
     RevokedError,
     RotationPolicy,
     StoreKey,
@@ -30,6 +35,8 @@ from oauth2broker import (
     TransientError,
     TransportError,
 )
+from oauth2broker.flows.cached import answer
+from oauth2broker.flows.singleflight import Outcome
 from oauth2broker.testing import Fault, LoopbackProvider
 from tests.support import SCOPE, TENANT, USER, USER_REQUEST, Crowd, ManualClock, log_in
 
@@ -113,6 +120,30 @@ def test_in_the_advisory_window_one_renews_and_the_others_are_served_at_once(
     assert leader.is_alive()
     provider.close()
     leader.join(10.0)
+
+
+def test_a_token_that_expires_while_it_is_renewed_ahead_elsewhere_is_not_served(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Asking for the lease took long, and it is somebody else's: then it is waited for."""
+
+    class SlowStore(MemoryStore):
+        @contextmanager
+        def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
+            if not timeout:
+                clock.advance(30.0)
+                yield False
+                return
+            with super().refresh_lease(key, timeout=timeout) as is_ours:
+                yield is_ours
+
+    with Broker(
+        provider.descriptor(), "demo-client", "demo-secret", store=SlowStore(), clock=clock
+    ) as broker:
+        log_in(broker, provider)
+        clock.advance(HOUR - 30)
+        served = broker.refresh_access_token(USER_REQUEST)
+        assert served.expires_at == clock.now + timedelta(hours=1)
 
 
 def test_rejecting_a_token_renews_it_once_for_a_hundred_callers(
@@ -217,6 +248,99 @@ def test_the_winner_of_a_lost_race_is_adopted_not_destroyed(
     assert broker.store.fetch(winner.key) == winner
 
 
+def test_a_grant_that_turns_out_dead_ahead_of_expiry_is_told_at_once(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 6: the old token would work for some seconds, and then the user is asked all the same."""
+    log_in(broker, provider)
+    provider.revoke_user("alice")
+    clock.advance(HOUR - 30)
+    with pytest.raises(InvalidGrantError):
+        broker.refresh_access_token(USER_REQUEST)
+
+
+def test_a_token_that_came_too_late_is_given_to_who_waited_for_it(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 30: what a flight has just obtained is served to all in it, or they would renew for ever."""
+
+    def answer_slowly(payload: dict[str, object]) -> dict[str, object]:
+        clock.advance(20.0)
+        return {**payload, "expires_in": 10}
+
+    log_in(broker, provider)
+    expire(clock)
+    provider.clear()
+    provider.inject(Fault.rewrite(answer_slowly))
+    assert broker.refresh_access_token(USER_REQUEST).expires_at == clock.now - timedelta(seconds=10)
+    assert provider.token_calls == 1
+
+
+@pytest.mark.parametrize(
+    "request_", [USER_REQUEST.force_refresh(), replace(USER_REQUEST, rejected="another")]
+)
+def test_who_insists_on_another_token_gets_none_that_is_older_than_what_it_saw(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock, request_: CachedTokenRequest
+) -> None:
+    """A flight that it joined may have begun with what was stored before, and brought nothing."""
+    older = log_in(broker, provider)
+    clock.advance(1.0)
+    seen = broker.refresh_access_token(USER_REQUEST.force_refresh())
+    assert answer(request_, Outcome(older), seen, clock.now) is None
+    assert answer(USER_REQUEST, Outcome(older), seen, clock.now) is older
+
+
+class RestlessStore(MemoryStore):
+    """While ``restless``, somebody replaces the record just before each mark."""
+
+    restless, swaps = False, 0
+
+    def compare_and_swap_refresh(
+        self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
+    ) -> CompareAndSwapOutcome:
+        if self.restless:
+            self.swaps += 1
+            self.save(
+                replace(replacement, refresh_token=TokenSecret(f"other-{self.swaps}"), attempted_at=None)
+            )
+        return super().compare_and_swap_refresh(key, expected_refresh, replacement)
+
+
+def test_a_record_that_is_replaced_again_and_again_is_given_up(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """From the top once, not for ever; and nothing that was replaced is presented."""
+    store = RestlessStore()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
+        log_in(broker, provider)
+        expire(clock)
+        provider.clear()
+        store.restless = True
+        with pytest.raises(TransientError, match="keeps changing"):
+            broker.refresh_access_token(USER_REQUEST)
+        assert (provider.token_calls, store.swaps) == (0, 2)
+
+
+def test_grants_that_are_refused_and_replaced_again_and_again_are_given_up(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """The next refusal after the second try is not answered with a third, and buries nobody's grant."""
+    log_in(broker, provider)
+    expire(clock)
+    provider.clear()
+
+    def lose(payload: object) -> dict[str, object]:
+        other = TokenSecret(f"other-{provider.token_calls}")
+        broker.store.save(replace(stored(broker), refresh_token=other, attempted_at=None))
+        return {"error": "invalid_grant"}
+
+    provider.inject(Fault.rewrite(lose), times=9)
+    with pytest.raises(TransientError, match="keeps changing"):
+        broker.refresh_access_token(USER_REQUEST)
+    assert provider.token_calls == 2
+    assert stored(broker).revoked_at is None
+
+
 @pytest.mark.parametrize("how", ["delete", "revoke"])
 def test_a_logout_during_a_refresh_stays_a_logout(
     broker: Broker, provider: LoopbackProvider, clock: ManualClock, how: str
@@ -236,6 +360,8 @@ def test_a_logout_during_a_refresh_stays_a_logout(
     left = broker.store.fetch(key)
     assert left is None if how == "delete" else (left is not None and left.revoked_at is not None)
     assert provider.revocations == (1 if how == "delete" else 0)
+    metrics = broker.refresh_metrics
+    assert (metrics.attempts, metrics.successes, metrics.failures) == (1, 0, 1)
 
 
 def test_nothing_stored_means_authorize_first(broker: Broker, provider: LoopbackProvider) -> None:
@@ -289,6 +415,24 @@ def test_after_a_lost_answer_the_token_waits_until_none_can_arrive(
     else:
         assert broker.refresh_access_token(USER_REQUEST).attempted_at is None
     assert provider.token_calls == 2
+
+
+def test_the_wait_after_a_lost_answer_counts_from_the_sending_not_from_before_a_slow_hook(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 10: whatever the caller's own code took to give the client's secret."""
+
+    def give_slowly() -> str:
+        clock.advance(30.0)
+        return "demo-secret"
+
+    with Broker(provider.descriptor(), "demo-client", give_slowly, clock=clock) as broker:
+        assert log_in(broker, provider).issued_at == clock.now
+        expire(clock)
+        provider.inject(Fault.lost_answer())
+        with pytest.raises(TransportError):
+            broker.refresh_access_token(USER_REQUEST)
+        assert stored(broker).attempted_at == clock.now
 
 
 def test_after_a_lost_answer_a_token_that_still_serves_is_served(
@@ -376,6 +520,87 @@ def test_a_refused_connection_costs_only_the_back_off(
         clock.advance(expected)
     provider.start()
     assert broker.refresh_access_token(USER_REQUEST).failures == 0
+
+
+class Looking:
+    """A transport that looks whether anybody else could have the lease of ``key`` during a call."""
+
+    key: StoreKey
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._client, self._store = RequestsHttpClient(), store
+        self.was_held: list[bool] = []
+
+    def send(self, request: HttpRequest, metadata: ResponseMetadataSlot) -> HttpResponse:
+        with self._store.refresh_lease(self.key, timeout=0.0) as is_free:
+            self.was_held.append(not is_free)
+        return self._client.send(request, metadata)
+
+
+def test_whoever_calls_the_provider_for_a_key_holds_its_lease(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Else a login or a logout in one process and a renewal in another would spoil each other's work."""
+    store = MemoryStore()
+    web = Looking(store)
+    with Broker(
+        provider.descriptor(), "demo-client", "demo-secret", store=store, http_client=web, clock=clock
+    ) as broker:
+        web.key = broker.key_for(USER_REQUEST)
+        log_in(broker, provider)
+        broker.refresh_access_token(USER_REQUEST.force_refresh())
+        broker.revoke(USER_REQUEST)
+        web.key = broker.key_for(USER_REQUEST, GrantType.CLIENT_CREDENTIALS)
+        broker.client_credentials(USER_REQUEST)
+        broker.revoke(USER_REQUEST, GrantType.CLIENT_CREDENTIALS)
+    assert web.was_held == [True] * 5
+    web._client.close()
+
+
+class Swallowing:
+    """A transport that loses each answer, and says nothing of it."""
+
+    def __init__(self) -> None:
+        self._client, self.swallows = RequestsHttpClient(), False
+
+    def send(self, request: HttpRequest, metadata: ResponseMetadataSlot) -> HttpResponse:
+        response = self._client.send(request, metadata)
+        return cast(HttpResponse, None) if self.swallows else response
+
+
+def test_an_answer_that_a_transport_does_not_give_is_lost(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """FAULTS 10: the token may be spent, and is not presented again at once."""
+    web = Swallowing()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", http_client=web, clock=clock) as broker:
+        log_in(broker, provider)
+        expire(clock)
+        web.swallows = True
+        with pytest.raises(TransportError):
+            broker.refresh_access_token(USER_REQUEST)
+        assert stored(broker).attempted_at == clock.now
+    web._client.close()
+
+
+class GloomyMapper:
+    """Takes whatever happens for a mistake of the operator's."""
+
+    def map_transport_error(self, *_: object) -> BrokerError:
+        return ConfigError("all is wrong")
+
+
+def test_an_answer_is_lost_whatever_a_mapper_calls_it(provider: LoopbackProvider, clock: ManualClock) -> None:
+    """FAULTS 10: that the token was not spent is told by the transport, not by what its error means."""
+    with Broker(
+        provider.descriptor(), "demo-client", "demo-secret", error_mapper=GloomyMapper(), clock=clock
+    ) as broker:
+        log_in(broker, provider)
+        expire(clock)
+        provider.inject(Fault.lost_answer())
+        with pytest.raises(ConfigError):
+            broker.refresh_access_token(USER_REQUEST)
+        assert stored(broker).attempted_at == clock.now
 
 
 def test_a_failing_provider_costs_waiting_callers_one_call(
@@ -531,6 +756,28 @@ def test_nothing_is_left_of_a_flight_when_it_ends(
     assert not broker.store._leased
 
 
+def test_a_token_lives_from_before_it_was_asked_for(
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """However long the answer was on its way: the provider counts from some moment in between."""
+
+    def answer_slowly(payload: dict[str, object]) -> dict[str, object]:
+        clock.advance(20.0)
+        return payload
+
+    expire(clock)
+    provider.inject(Fault.rewrite(answer_slowly), times=3)
+    calls: list[Callable[[], TokenRecord]] = [
+        lambda: log_in(broker, provider),
+        lambda: broker.refresh_access_token(USER_REQUEST.force_refresh()),
+        lambda: broker.client_credentials(USER_REQUEST),
+    ]
+    for call in calls:
+        began = clock.now
+        assert call().issued_at == began
+        assert clock.now == began + timedelta(seconds=20)
+
+
 def test_metrics_count_token_calls(broker: Broker, provider: LoopbackProvider, clock: ManualClock) -> None:
     """Attempts are calls made to renew; each ends as success or failure."""
     log_in(broker, provider)
@@ -620,6 +867,17 @@ def test_what_a_store_lets_out_before_the_call_is_a_backend_error(
         assert provider.token_calls == 0
 
 
+def test_a_tombstone_needs_no_lease(provider: LoopbackProvider, clock: ManualClock) -> None:
+    """FAULTS 9: that the grant is dead is told although none is to be had."""
+    store = UntidyStore()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
+        log_in(broker, provider)
+        store.revoke(broker.key_for(USER_REQUEST), clock.now)
+        store.armed = "lease"
+        with pytest.raises(RevokedError):
+            broker.refresh_access_token(USER_REQUEST)
+
+
 def test_what_a_store_lets_out_after_the_call_loses_nothing(
     provider: LoopbackProvider, clock: ManualClock
 ) -> None:
@@ -636,6 +894,37 @@ def test_what_a_store_lets_out_after_the_call_loses_nothing(
         wait_for(lambda: not broker.unsaved)
         assert store.fetch(renewed.key) == renewed
         assert not store._leased
+
+
+class ForgetfulStore(MemoryStore):
+    """Is never sure whether its lease has not lapsed."""
+
+    def is_lease_held(self, key: StoreKey) -> bool:
+        return False
+
+
+def test_who_may_have_lost_the_lease_presents_nothing(provider: LoopbackProvider, clock: ManualClock) -> None:
+    """Another may have it by now, and wait for what the mark says: it stays."""
+    store = ForgetfulStore()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
+        log_in(broker, provider)
+        expire(clock)
+        provider.clear()
+        with pytest.raises(TransientError, match="lease was lost"):
+            broker.refresh_access_token(USER_REQUEST)
+        assert provider.token_calls == 0
+        assert stored(broker).attempted_at == clock.now
+
+
+def test_a_token_that_cannot_be_spent_is_presented_whoever_has_the_lease(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """At a provider that never rotates, a call too many costs nothing."""
+    descriptor = provider.descriptor(rotation=RotationPolicy.NEVER)
+    with Broker(descriptor, "demo-client", "demo-secret", store=ForgetfulStore(), clock=clock) as broker:
+        old = log_in(broker, provider)
+        expire(clock)
+        assert broker.refresh_access_token(USER_REQUEST).access_token != old.access_token
 
 
 def test_a_lease_that_cannot_be_released_hides_no_renewal(

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -31,15 +31,18 @@ from oauth2broker import (
     RequestSigner,
     TokenFamily,
     TokenRecord,
+    TransientError,
 )
 from oauth2broker.integrations import signed_calls
 from oauth2broker.integrations.redirects import leads_elsewhere
+from oauth2broker.integrations.session_token import SessionToken
 from oauth2broker.integrations.signed_calls import SignedCalls, checked_origin, missing_scope, origin_of
 from oauth2broker.provider import presets
+from oauth2broker.testing import Fault, LoopbackProvider
 from tests.presets.shapes import LOGINS, Login
 from tests.presets.support import CLIENT_ID
 from tests.presets.test_answers import answered, begin, log_in
-from tests.support import USER_REQUEST, ManualClock
+from tests.support import USER_REQUEST, ManualClock, log_in as log_user_in
 
 TOKEN = "access-example-token"
 URL = "https://api.example.com/things"
@@ -326,6 +329,17 @@ def test_a_pause_holds_for_all_tokens_of_a_principal(broker: Broker) -> None:
         others.instead_of(record_of("a"))
 
 
+def test_a_pause_holds_for_all_sessions_before_one_broker(broker: Broker) -> None:
+    """Programs make a session for every web request."""
+    grant = GrantType.AUTHORIZATION_CODE
+    one, other = (
+        SignedCalls(cast(Broker, SessionToken(broker, USER_REQUEST, grant)), USER_REQUEST, grant, None)
+        for _ in "12"
+    )
+    one.note_refused_again(record_of("a"))
+    assert other.instead_of(record_of("b")) is None
+
+
 def test_a_renewal_that_helped_some_and_not_others_was_fruitless(monkeypatch: pytest.MonkeyPatch) -> None:
     """In whichever order they say so: the next pause is longer."""
     for order in (0, 1):
@@ -343,6 +357,63 @@ def test_a_renewal_that_helped_some_and_not_others_was_fruitless(monkeypatch: py
             now += 0.1
 
 
+@pytest.mark.parametrize(
+    ("said", "pause"),
+    [
+        ([("c", True), ("elsewhere", False), ("c", False)], 1),
+        ([("c", False), ("c", True)], 1),
+        ([("c", False)], 2),
+    ],
+)
+def test_only_who_wanted_a_renewal_says_that_it_helped(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, said: list[tuple[str, bool]], pause: int
+) -> None:
+    """Others may be at paths that take any token; but what they say takes nothing back either."""
+    now = 1000.0
+    monkeypatch.setattr(signed_calls, "time", SimpleNamespace(monotonic=lambda: now))
+    calls = SignedCalls(broker, USER_REQUEST, GrantType.AUTHORIZATION_CODE, None)
+    renewals, token = calls._renewals, record_of("c").access_token.fingerprint()
+    renewals.note_brought("a", "b")
+    renewals.count_fruitless("b")
+    renewals.note_brought("b", token)
+    for accepted, retried in said:
+        calls.note_accepted(record_of(accepted), retried=retried)
+    renewals.note_brought(token, "d")
+    renewals.count_fruitless("d")
+    now += pause - 0.1
+    assert not renewals.may_replace("d")
+    now += 0.1
+    assert renewals.may_replace("d")
+
+
+def test_a_token_that_comes_back_is_judged_anew() -> None:
+    """One that was replaced once, and is brought again, is not replaced without end."""
+    renewals = signed_calls._Renewals()
+    renewals.note_brought("a", "b")
+    renewals.note_brought("b", "a")
+    assert not renewals.may_replace("a")
+    assert renewals.may_replace("b")
+
+
+def test_a_token_that_was_accepted_before_it_was_noted_is_on_no_trial() -> None:
+    """Another thread may have used what a renewal brought before its own thread goes on."""
+    renewals = signed_calls._Renewals()
+    renewals.accept("b", retried=False)
+    renewals.note_brought("a", "b")
+    assert renewals.may_replace("b")
+
+
+def test_the_principal_that_was_used_last_is_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs make an auth for every call: what is in use is remembered."""
+    monkeypatch.setattr(signed_calls, "_MOST_REMEMBERED", 2)
+    memory = signed_calls._Memory()
+    first, second = memory.of(1), memory.of(2)
+    assert memory.of(1) is first
+    memory.of(3)
+    assert memory.of(1) is first
+    assert memory.of(2) is not second
+
+
 @pytest.mark.parametrize("location", ["https://[/", "https://api.example.com:x/", "/\u20ac", "\\\\evil"])
 def test_a_location_that_cannot_be_read_leads_elsewhere(location: str) -> None:
     """Whoever follows it nevertheless takes no token along."""
@@ -351,32 +422,20 @@ def test_a_location_that_cannot_be_read_leads_elsewhere(location: str) -> None:
     assert not leads_elsewhere(URL, "/fine", origin, str)
 
 
-class SameAgain:
-    """A broker whose provider gives one token for as long as it lives, and which keeps count."""
-
-    def __init__(self, broker: Broker) -> None:
-        self.behind, self.descriptor, self.strategy = broker, broker.descriptor, broker.strategy
-        self.client_credentials = broker.client_credentials
-        self.calls = 0
-
-    def refresh_access_token(self, request: CachedTokenRequest) -> TokenRecord:
-        self.calls += 1
-        return record_of("same")
-
-
 def test_a_provider_that_gives_the_same_token_again_is_not_asked_for_ever(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
+    broker: Broker, provider: LoopbackProvider, clock: ManualClock
 ) -> None:
-    """That is as fruitless as can be, and nothing is sent again."""
-    now = 0.0
-    monkeypatch.setattr(signed_calls, "time", SimpleNamespace(monotonic=lambda: now))
-    same: Any = SameAgain(broker)
-    calls = SignedCalls(same, USER_REQUEST, GrantType.AUTHORIZATION_CODE, None)
-    for _ in range(3600):
-        assert calls.instead_of(record_of("same")) is None
-        calls.note_accepted(record_of("same"))  # at another path
-        now += 1
-    assert 55 <= same.calls <= 70
+    """Some give one token for as long as it lives: the broker says when to come back, a minute at most."""
+    refused = log_user_in(broker, provider)
+    same = refused.access_token.expose()
+    provider.clear()
+    provider.inject(Fault.rewrite(lambda payload: {**payload, "access_token": same}), times=99)
+    calls = SignedCalls(broker, USER_REQUEST, GrantType.AUTHORIZATION_CODE, None)
+    for _ in range(600):
+        with pytest.raises(TransientError):
+            calls.instead_of(refused)
+        clock.advance(1.0)
+    assert 10 <= provider.token_calls <= 20
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

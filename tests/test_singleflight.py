@@ -52,6 +52,7 @@ def test_who_will_not_wait_is_told_at_once() -> None:
     leader = Crowd(1, lambda: flights.join_or_lead(KEY, work)).start()
     assert work.began.wait(10.0)
     assert flights.lead_if_none(KEY, work) is None
+    assert flights.lead_if_none(KEY, work) is None  # it is under way still
     assert flights.lead_if_none(OTHER, lambda: DONE) is DONE
     work.may_end.set()
     leader.join()
@@ -77,6 +78,7 @@ def test_a_joiner_does_not_wait_for_ever() -> None:
     assert work.began.wait(10.0)
     with pytest.raises(TransientError):
         flights.join_or_lead(KEY, work)
+    assert flights.is_under_way(KEY)
     work.may_end.set()
     assert leader.join().errors == []
 

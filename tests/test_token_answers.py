@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 import pytest
@@ -754,6 +755,20 @@ def test_a_later_code_exchange_without_refresh_token_keeps_the_old_one(
     assert broker.refresh_access_token(USER_REQUEST).refresh_token != first.refresh_token
 
 
+def test_a_refresh_token_that_a_login_keeps_is_as_old_and_as_uncertain_as_before(
+    provider: LoopbackProvider, broker: Broker, clock: ManualClock
+) -> None:
+    """FAULTS 10: it lapses when it would have, and after a lost answer it still waits its time."""
+    first = replace(
+        log_in(broker, provider), attempted_at=clock.now, refresh_expires_at=clock.now + timedelta(days=1)
+    )
+    broker.store.save(first)
+    provider.inject(without("refresh_token"))
+    second = log_in(broker, provider)
+    kept = ("refresh_token", "attempted_at", "refresh_expires_at")
+    assert [getattr(second, name) for name in kept] == [getattr(first, name) for name in kept]
+
+
 def forged_id_token(subject: object) -> str:
     """Give an unsigned JWT that names ``subject``."""
     parts = [{"alg": "none"}, {"sub": subject}]
@@ -919,6 +934,9 @@ HOOKS = [
     pytest.param(raising(KeyError("odd")), id="KeyError"),
     pytest.param(raising(RecursionError()), id="RecursionError"),
     pytest.param(raising(TransientError("odd")), id="TransientError"),
+    pytest.param(raising(TransientError("odd", retry_after=cast(float, "7"))), id="a time that is text"),
+    pytest.param(raising(TransientError("odd", retry_after=math.nan)), id="a time that is no number"),
+    pytest.param(raising(TransientError("odd", retry_after=math.inf)), id="a time without end"),
     pytest.param(lambda payload: None, id="None"),
     pytest.param(lambda payload: "garbage", id="text"),
     pytest.param(lambda payload: [payload], id="list"),
@@ -1018,6 +1036,32 @@ def test_an_answer_without_a_usable_access_token_loses_no_refresh_token(
         flow(broker, provider, clock, tapped(fault, tokens))
     assert caught.value.status == 200
     assert_rescued(broker, provider, clock, tokens[-1])
+
+
+def test_an_unusable_answer_with_the_same_refresh_token_costs_no_token_that_works(
+    provider: LoopbackProvider, broker: Broker, clock: ManualClock
+) -> None:
+    """Nothing was rotated: what is stored is served until it expires."""
+    old = log_in(broker, provider)
+    clock.advance(3570)
+    provider.inject(changed(access_token=None, refresh_token=refresh_token_of(old)))
+    for _ in range(2):
+        assert broker.refresh_access_token(USER_REQUEST).access_token == old.access_token
+    assert (stored(broker).expires_at, stored(broker).failures) == (old.expires_at, 1)
+
+
+def test_a_rescued_refresh_token_does_not_lapse_with_the_one_it_replaced(
+    provider: LoopbackProvider, broker: Broker, clock: ManualClock
+) -> None:
+    """How long it works was not said, and what is taken for dead is removed one day."""
+    record = replace(log_in(broker, provider), refresh_expires_at=clock.now + timedelta(days=1))
+    broker.store.save(record)
+    clock.advance(3601)
+    provider.inject(without("access_token"))
+    with pytest.raises(TransientError):
+        broker.refresh_access_token(USER_REQUEST)
+    assert refresh_token_of(stored(broker)) != refresh_token_of(record)
+    assert stored(broker).refresh_expires_at is None
 
 
 @pytest.mark.parametrize("flow", [refresh_with, exchange_with])

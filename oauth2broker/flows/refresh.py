@@ -67,6 +67,10 @@ class RefreshFlow:
             raise AuthorizationRequiredError(
                 "nothing is stored for this principal with this scope and resource"
             )
+        kept = self._kept_since(request, key, seen)
+        if kept is not None:
+            self._tools.telemetry.note(RefreshResult.ADOPTED)
+            return Outcome(kept)
         keeper = self._tools.keeper
         with keeper.lease(key) if patient else keeper.try_lease(key) as lease:
             if lease is None:
@@ -77,6 +81,16 @@ class RefreshFlow:
             self._tools.endpoint.revoke_quietly(result.record, self._tools.clock())
             raise RevokedError("the grant was deleted while it was being renewed")
         return result
+
+    def _kept_since(
+        self, request: CachedTokenRequest, key: StoreKey, seen: TokenRecord
+    ) -> TokenRecord | None:
+        """Give what came since ``seen`` was read and is unsaved: there is no lease while the store fails."""
+        if key.digest not in self._tools.keeper.unsaved:
+            return None
+        kept = self._tools.keeper.fetch(key)
+        serves = kept is not None and is_newer_and_serves(request, seen, kept, self._tools.clock())
+        return kept if serves else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,14 +69,10 @@ class _Renewals:
         return time.monotonic() >= self._until
 
     def note_brought(self, refused: str, token: str) -> None:
-        """``token`` came for ``refused``."""
+        """``token`` came for ``refused``, which it never is: a broker raises when there is no other."""
         if token != self._brought:
             self._begin(token)
-        if token != refused:
-            _add(self._replaced, refused)
-        elif time.monotonic() >= self._until:  # some providers give one token for as long as it lives
-            self._fruitless.pop(token, None)
-            self.count_fruitless(token)
+        _add(self._replaced, refused)
 
     def count_fruitless(self, token: str) -> None:
         """The renewal that brought ``token`` was fruitless. Counts once, and begins a pause."""
@@ -182,10 +178,9 @@ class SignedCalls:
             if not self._renewals.may_replace(token):
                 return None
         record = self._serve(self._request.rejecting(refused))
-        brought = record.access_token.fingerprint()
         with self._memory.lock:
-            self._renewals.note_brought(token, brought)
-        return None if brought == token else record
+            self._renewals.note_brought(token, record.access_token.fingerprint())
+        return record
 
     def note_refused_again(self, record: TokenRecord) -> None:
         """The token of ``record``, obtained because another was refused, was refused, too."""
