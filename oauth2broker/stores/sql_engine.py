@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL, Dialect, Engine, Executable, Row, create_engine, event, inspect, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -56,6 +57,9 @@ _BOUNDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "pysqlite": {"timeout": _SECONDS},
 }
 
+_DEADLINES: Final[WeakKeyDictionary[Dialect, Deadlines]] = WeakKeyDictionary()
+"""By the dialect, which an engine shares with what ``execution_options`` makes of it."""
+
 _CONFLICTS: Final = ("40001", "40P01", 1213)
 _NO_TABLE: Final = ("42P01", 1146)
 
@@ -84,10 +88,7 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine.execution_options(**_OPTIONS)
         self.engine.hide_parameters = True  # of this view of the engine alone
-        self._deadlines = Deadlines(_SECONDS + 1)  # the server's own bound, if it has one, comes first
-        for moment in ("connect", "checkout"):  # before SQLAlchemy itself asks a new connection anything
-            event.listen(engine.pool, moment, self._name_socket, insert=True)
-        self._name_before_ping(engine.dialect)
+        self._deadlines = _deadlines_of(engine)
 
     def __repr__(self) -> str:
         url = self.engine.url
@@ -129,22 +130,6 @@ class Database:
         except Exception as error:  # noqa: BLE001 - a driver, or what listens to the engine, may raise anything
             return _explain(error)
 
-    def _name_socket(self, connection: Any, *_: object) -> None:
-        """Bound what libpq does: it waits for ever for a server that is stopped, or that hangs."""
-        descriptor = getattr(connection, "fileno", None)
-        if descriptor is not None:
-            self._deadlines.name(descriptor())
-
-    def _name_before_ping(self, dialect: Dialect) -> None:
-        """Bound also what ``pool_pre_ping`` asks, for which there is no event."""
-        ping = dialect.do_ping
-
-        def named(connection: DBAPIConnection) -> bool:
-            self._name_socket(connection)
-            return ping(connection)
-
-        dialect.do_ping = named  # type: ignore[method-assign, assignment]
-
     def _create(self, statement: Executable, is_there: Callable[[], bool]) -> None:
         if self._look(is_there):
             return
@@ -164,6 +149,34 @@ class Database:
 
     def _has_index(self, table: str, name: str) -> bool:
         return any(index["name"] == name for index in inspect(self.engine).get_indexes(table))
+
+
+def _deadlines_of(engine: Engine) -> Deadlines:
+    """Give what bounds the use of ``engine``'s connections, the same to all stores on it."""
+    deadlines = _DEADLINES.get(engine.dialect)
+    if deadlines is None:
+        deadlines = Deadlines(_SECONDS + 1)  # the server's own bound, if it has one, comes first
+        _name_sockets(engine, deadlines)
+        _DEADLINES[engine.dialect] = deadlines
+    return deadlines
+
+
+def _name_sockets(engine: Engine, deadlines: Deadlines) -> None:
+    """Bound what libpq does: it waits for ever for a server that is stopped, or that hangs."""
+    ping = engine.dialect.do_ping
+
+    def name(connection: Any, *_: object) -> None:
+        descriptor = getattr(connection, "fileno", None)
+        if descriptor is not None:
+            deadlines.name(descriptor())
+
+    def name_and_ping(connection: DBAPIConnection) -> bool:
+        name(connection)
+        return ping(connection)
+
+    for moment in ("connect", "checkout"):  # before SQLAlchemy itself asks a new connection anything
+        event.listen(engine.pool, moment, name, insert=True)
+    engine.dialect.do_ping = name_and_ping  # type: ignore[method-assign, assignment] # there is no event for it
 
 
 def open_engine(engine_or_url: Any) -> Engine | ConfigError:

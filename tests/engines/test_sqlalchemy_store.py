@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, StaticPool, create_engine, event, make_url, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from oauth2broker import (
     AesGcmCipher,
@@ -47,8 +47,11 @@ TABLE = "oauth2broker_tokens"
 @pytest.fixture
 def engine(sql_url: str) -> Iterator[Engine]:
     """Give a user's own engine."""
-    made = create_engine(sql_url)
+    made = create_engine(sql_url, poolclass=QueuePool)
     yield made
+    wait_until(
+        lambda: isinstance(made.pool, QueuePool) and made.pool.checkedout() == 0, "no lease is prolonged"
+    )
     made.dispose()
 
 
@@ -133,6 +136,13 @@ def test_an_engine_that_streams_is_used_without(sql_url: str, options: dict[str,
         store.create_table()
         store.save(make_record())
         assert store.fetch(make_record().key) == make_record()
+
+
+def test_stores_on_one_engine_bound_it_once(engine: Engine, store: SQLAlchemyStore) -> None:
+    """A program may make a store for each task: what is hung on its engine does not grow."""
+    ping = engine.dialect.do_ping
+    assert SQLAlchemyStore(engine)._database._deadlines is store._database._deadlines
+    assert engine.dialect.do_ping == ping
 
 
 # Steps that are done twice, because the first answer was lost
