@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from oauth2broker import Broker
 from oauth2broker.testing import LoopbackProvider
 from tests.support import ManualClock
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")  # how busy the machine is proves nothing
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from oauth2broker import (
     Allow,
@@ -120,7 +120,6 @@ def test_tenants_and_providers_have_buckets_of_their_own() -> None:
     assert allowed == [True, False, True, True, False]
 
 
-@settings(deadline=None)
 @given(
     calls=st.integers(1, 5),
     burst=st.integers(1, 5),
@@ -146,7 +145,6 @@ def test_no_stretch_of_time_sees_more_than_the_burst_and_what_came_in_meanwhile(
     assert len(allowed) >= min(len(steps), burst)
 
 
-@settings(deadline=None)
 @given(jumps=st.lists(st.integers(-(10**9), 10**9), min_size=1, max_size=20))
 def test_a_clock_that_jumps_neither_fills_above_the_burst_nor_blocks_for_more_than_one_refill(
     jumps: list[int],

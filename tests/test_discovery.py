@@ -836,7 +836,7 @@ def outcome(body: bytes, status: int = 200, **options: Any) -> ProviderDescripto
         return error
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(DOCUMENTS, st.booleans(), st.booleans())
 @example({**MINIMAL, "token_endpoint": "\ud800"}, False, False)
 @example(MINIMAL, False, False)
@@ -853,7 +853,6 @@ def test_any_document_gives_a_descriptor_or_a_broker_error(
         assert allow_private or not any("10.0.0.1" in url for url in urls)
 
 
-@settings(deadline=None)
 @given(st.binary() | st.text().map(str.encode), st.integers(100, 999))
 def test_any_body_with_any_status_ends_in_a_broker_error(body: bytes, status: int) -> None:
     """What is no document is an error of ours."""

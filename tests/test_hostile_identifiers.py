@@ -376,7 +376,7 @@ IDENTIFIERS = st.text(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300, derandomize=True, database=None)
 @given(st.tuples(IDENTIFIERS, IDENTIFIERS), st.tuples(IDENTIFIERS, IDENTIFIERS))
 def test_any_two_different_identities_have_different_keys(one: tuple[str, str], two: tuple[str, str]) -> None:
     """Whatever two tenants and principals are called, their keys differ, and are the same in every broker."""

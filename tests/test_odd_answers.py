@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote_plus
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from oauth2broker import (
     AuthorizationSession,
@@ -511,13 +511,7 @@ STATUSES = st.sampled_from(
     [200, 200, 200, 201, 204, 301, 400, 400, 401, 403, 429, 500, 502, 503]
 ) | st.integers(100, 599)
 ANSWERS = st.builds(HttpResponse, STATUSES, HEADERS, BODIES)
-MANY = settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+MANY = settings(max_examples=300, derandomize=True, database=None)
 
 
 @MANY

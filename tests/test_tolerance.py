@@ -544,7 +544,6 @@ def bounded(max_examples: int) -> settings:
     """The same examples in every run, in as much time as they take."""
     return settings(
         max_examples=max_examples,
-        deadline=None,
         derandomize=True,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -19,7 +19,6 @@ def deterministic(max_examples: int, *, shrink: bool = True) -> settings:
         max_examples=max_examples,
         derandomize=True,
         database=None,
-        deadline=None,
         phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
