@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 
 _SECONDS_PER_CALL = 2.0
 _SCANNED = 500
+_RAW = {"NEVER_DECODE": True}  # answers stay bytes, whatever the client is set to: damaged ones are no text
 _LAPSED_FOR = 86_400_000  # milliseconds for which a lapsed lease is still known as somebody's
 
 
@@ -94,7 +95,7 @@ class RedisStore(RemoteStore):
         return cls(client, prefix=prefix, cipher=cipher, keep_dead=keep_dead)
 
     def read(self, digest: str) -> Found | None:
-        text, stamp = self._held(lambda: self._client.eval(READ, 1, self._key(digest)))
+        text, stamp = self._held(lambda: self._eval(READ, self._key(digest)))
         return None if text is None else Found(digest, _text(text), _text(stamp))
 
     def add(self, row: Row) -> bool:
@@ -144,14 +145,12 @@ class RedisStore(RemoteStore):
             "" if row.dead is None or row.refresh else row.dead
         )  # a refresh token may outlive what was said
         return self._held(
-            lambda: self._client.eval(
-                script, 1, self._key(row.digest), expected, dead, self._keep_dead, *_fields(row)
-            )
+            lambda: self._eval(script, self._key(row.digest), expected, dead, self._keep_dead, *_fields(row))
         )
 
     def _lease(self, script: str, digest: str, owner: str, seconds: float, *more: str) -> Any:
         key, milliseconds = f"{self._key(digest)}:lease", int(seconds * 1000)
-        return self._held(lambda: self._client.eval(script, 1, key, owner, milliseconds, _LAPSED_FOR, *more))
+        return self._held(lambda: self._eval(script, key, owner, milliseconds, _LAPSED_FOR, *more))
 
     def _scan_by(self, field: str, client: str, before: int) -> Iterator[Found]:
         """Give the records of ``client`` whose ``field`` is ``before`` or earlier, and read no others."""
@@ -174,7 +173,7 @@ class RedisStore(RemoteStore):
         """Give these fields of these records, in one round trip; of what is no hash, nothing."""
         pipeline = self._client.pipeline(transaction=False)
         for digest in digests:
-            pipeline.hmget(self._key(digest), *names)
+            pipeline.execute_command("HMGET", self._key(digest), *names, **_RAW)
         found = self._held(lambda: pipeline.execute(raise_on_error=False))
         return [self._held(partial(_fields_or_nothing, one, len(names))) for one in found]
 
@@ -188,6 +187,10 @@ class RedisStore(RemoteStore):
 
     def _key(self, digest: str) -> str:
         return f"{self._prefix}{{{digest}}}"
+
+    def _eval(self, script: str, key: str, *arguments: str | int) -> Any:
+        """Run a script, within :meth:`_held`: ``arguments`` may hold a record."""
+        return self._client.execute_command("EVAL", script, 1, key, *arguments, **_RAW)
 
     def _held(self, call: Callable[[], Result]) -> Result:
         """Make a :class:`BackendError` of what the client raises, whose texts may hold arguments."""

@@ -71,9 +71,7 @@ def test_a_damaged_record_is_named_and_left_alone(
     redis_url: str, client: redis.Redis, damage: dict[str, bytes], decode_responses: bool
 ) -> None:
     """FAULTS 21: reading and burying it say so by its digest; a listing leaves it out."""
-    store = RedisStore(
-        redis.Redis.from_url(redis_url, decode_responses=decode_responses, encoding_errors="replace")
-    )
+    store = RedisStore(redis.Redis.from_url(redis_url, decode_responses=decode_responses))
     damaged, other = make_record("damaged"), make_record("other")
     for record in (damaged, other):
         store.save(record)
