@@ -656,11 +656,16 @@ def test_a_clock_that_was_set_back_keeps_nobody_from_a_lease(store: SQLAlchemySt
 def test_a_driver_that_does_not_count_gives_no_lease(
     store: SQLAlchemyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DB-API 2.0 lets it say -1, which is neither "it was inserted" nor "it was there"."""
-    monkeypatch.setattr(Database, "run", lambda *_: Answer(-1))
-    key = make_record().key
-    with (
-        pytest.raises(BackendError, match="how many rows"),
-        store.refresh_lease(key, timeout=0.0),
-    ):
-        pytest.fail("nobody has it")
+    """DB-API 2.0 lets it say -1, which is neither "it was inserted" nor "it was there"; the row is let go."""
+    key, run = make_record().key, Database.run
+
+    def run_without_count(database: Database, statement: Any, parameters: Any) -> Answer:
+        found = run(database, statement, parameters)
+        return Answer(-1) if statement is store._ask.take_new else found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "run", run_without_count)
+        with pytest.raises(BackendError, match="how many rows"), store.refresh_lease(key, timeout=0.0):
+            pytest.fail("nobody has it")
+    with store.refresh_lease(key, timeout=0.0) as is_ours:
+        assert is_ours
