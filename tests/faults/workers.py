@@ -385,7 +385,8 @@ def lift_limit_at_exit(actor: Actor) -> None:
 
 
 def lead_until_interrupted(actor: Actor, threads: int) -> tuple[bool, list[Answer]]:
-    """Lead a flight in the main thread, say so (``reached``) when all the others wait for it, and go on.
+    """Lead a flight in the main thread, say so (``reached``) when it has come to its pause, if there is one, and all
+    the others wait for it; then go on.
 
     Gives whether SIGINT ended the leading, and what the others got.
     """
@@ -401,6 +402,7 @@ def lead_until_interrupted(actor: Actor, threads: int) -> tuple[bool, list[Answe
         (flight,) = flights._under_way.values()
         followers.start()
         wait_for(lambda: len(flight.ended._cond._waiters) == threads)  # type: ignore[attr-defined]
+        wait_for(lambda: not actor.pause.point)  # or another leader would come to the pause
         actor.reached.set()
 
     starter = threading.Thread(target=follow)
