@@ -19,7 +19,7 @@ SAID_BY = {
     ("dropbox", "revocation_endpoint"): "www.dropbox.com/developers/documentation/http, auth/token/revoke",
     ("facebook", "grants"): "developers.facebook.com, Get long-lived tokens: they are exchanged for others",
     ("facebook", "revocation_endpoint"): "developers.facebook.com, Graph API reference, user/permissions",
-    ("github", "revocation_endpoint"): "docs.github.com, REST API, Delete an app authorization",
+    ("github", "revocation_endpoint"): "docs.github.com, REST API, Delete an app token",
     ("hubspot", "pkce"): "developers.hubspot.com, OAuth token endpoint: code_verifier",
     ("instagram", "grants"): "developers.facebook.com, refresh_access_token: the token renews itself",
     ("pipedrive", "revocation_endpoint"): "pipedrive.readme.io, Handling user app uninstallation",
