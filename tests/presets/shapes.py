@@ -546,6 +546,28 @@ LOGINS: dict[str, Login] = {
         revoke("https://zoom.us/oauth/revoke", A2, "access_token"),
         Answer({"status": "success"}),
     ),
+    "zoom_pkce": Login(
+        "zoom",
+        Want(
+            "https://zoom.us/oauth/token",
+            {
+                "grant_type": "authorization_code",
+                "code": CODE,
+                "redirect_uri": REDIRECT_URI,
+                "code_verifier": ANY,
+                "client_id": CLIENT_ID,
+            },
+        ),
+        first(expires_in=3599, scope="user:read"),
+        Kept(lasts=3599, scope="user:read"),
+        Want(
+            "https://zoom.us/oauth/token",
+            {"grant_type": "refresh_token", "refresh_token": R1, "client_id": CLIENT_ID},
+        ),
+        second(expires_in=3599, scope="user:read"),
+        Kept(A2, R2, 3599, scope="user:read"),
+        secret=None,
+    ),
     "atlassian": Login(
         "atlassian",
         code_post("https://auth.atlassian.com/oauth/token"),

@@ -41,6 +41,7 @@ SAID_BY = {
     ("yahoo", "introspection_endpoint"): "api.login.yahoo.com/.well-known/openid-configuration",
     ("yahoo", "revocation_endpoint"): "api.login.yahoo.com/.well-known/openid-configuration",
     ("zendesk", "revocation_endpoint"): "developer.zendesk.com, OAuth Tokens, Revoke Token",
+    ("zoom", "client_auth_also"): "developers.zoom.us, Using PKCE: a public client id, no secret",
 }
 # Known, and left out with care: to say it of every token would be wrong.
 LEFT_OUT = {
