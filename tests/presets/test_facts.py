@@ -14,6 +14,7 @@ from tests.presets.test_catalogue import FILE
 # What was found out about these providers before there were presets; what is not there was not found out.
 FACTS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("facts.json").read_text("utf-8"))
 SAID_BY = {
+    ("calendly", "default_expires_in"): "developer.calendly.com, How to access Calendly data: 2 hours",
     ("calendly", "rotation"): "developer.calendly.com, Refresh token rotation guide",
     ("discord", "client_auth_also"): "discord.com/.well-known/oauth-authorization-server",
     ("dropbox", "revocation_endpoint"): "www.dropbox.com/developers/documentation/http, auth/token/revoke",
