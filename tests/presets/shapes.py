@@ -1086,10 +1086,11 @@ LOGINS: dict[str, Login] = {
         code_post("https://cloud.digitalocean.com/v1/oauth/token"),
         first(expires_in=2592000, scope="read write", info={"name": "Ann", "uuid": "u1"}),
         Kept(lasts=2592000, scope="read write", extra={"info": {"name": "Ann", "uuid": "u1"}}),
-        refresh_post("https://cloud.digitalocean.com/v1/oauth/token"),
+        refresh_post("https://cloud.digitalocean.com/v1/oauth/refresh"),
         second(expires_in=2592000, info={"name": "Ann", "uuid": "u1"}),
         Kept(A2, R2, 2592000, scope="read write", extra={"info": {"name": "Ann", "uuid": "u1"}}),
-        revoke_post("https://cloud.digitalocean.com/v1/oauth/revoke", R2),
+        Want("https://cloud.digitalocean.com/v1/oauth/revoke", {"token": A2}, f"Bearer {A2}"),
+        Answer({}),
     ),
     "heroku": Login(
         "heroku",

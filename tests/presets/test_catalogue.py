@@ -322,6 +322,7 @@ def test_graces_and_rotation_are_as_documented() -> None:
         ("notion", "token_headers", {"Notion-Version": "2022-06-28"}),
         ("reddit", "token_headers", {"User-Agent": "acme"}),
         ("figma", "refresh_endpoint", "https://api.figma.com/v1/oauth/refresh"),
+        ("digitalocean", "refresh_endpoint", "https://cloud.digitalocean.com/v1/oauth/refresh"),
         ("stripe_apps", "default_expires_in", timedelta(hours=1)),
         ("github", "default_expires_in", None),
         ("slack", "default_expires_in", None),

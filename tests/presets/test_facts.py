@@ -16,6 +16,8 @@ FACTS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("facts.js
 SAID_BY = {
     ("calendly", "default_expires_in"): "developer.calendly.com, How to access Calendly data: 2 hours",
     ("calendly", "rotation"): "developer.calendly.com, Refresh token rotation guide",
+    ("digitalocean", "default_expires_in"): "docs.digitalocean.com, OAuth API, token: in its answer",
+    ("digitalocean", "rotation"): "docs.digitalocean.com, OAuth API, refresh: each token serves once",
     ("discord", "client_auth_also"): "discord.com/.well-known/oauth-authorization-server",
     ("dropbox", "revocation_endpoint"): "www.dropbox.com/developers/documentation/http, auth/token/revoke",
     ("facebook", "grants"): "developers.facebook.com, Get long-lived tokens: they are exchanged for others",
