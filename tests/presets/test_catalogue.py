@@ -297,6 +297,7 @@ def test_graces_and_rotation_are_as_documented() -> None:
         "okta": 30,
         "okta_org": 30,
         "shopify": 3600,
+        "withings": 28800,
         "xero": 1800,
     }
     never = {name for name in presets.names() if sample(name).rotation == "never"}
