@@ -294,6 +294,7 @@ def test_graces_and_rotation_are_as_documented() -> None:
     assert {name: grace.total_seconds() for name, grace in graces.items() if grace is not None} == {
         "atlassian": 600,
         "fitbit": 120,
+        "linear": 1800,
         "okta": 30,
         "okta_org": 30,
         "shopify": 3600,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import importlib
+import json
 import pickle
 import pkgutil
 from collections.abc import Callable
 from dataclasses import fields, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from oauth2broker import (
     BrokerError,
     CallbackContext,
     ConfigError,
+    GrantType,
     InvalidGrantError,
     ProviderDescriptor,
     ProviderQuirks,
@@ -45,6 +49,8 @@ from oauth2broker.provider.strategies.ebay import EBay
 from oauth2broker.provider.strategies.facebook import Facebook
 from oauth2broker.provider.strategies.github import GitHub
 from oauth2broker.provider.strategies.instagram import Instagram
+from oauth2broker.provider.strategies.miro import Miro
+from oauth2broker.provider.strategies.monday import Monday
 from oauth2broker.provider.strategies.reddit import Reddit
 from oauth2broker.provider.strategies.shopify import Shopify
 from oauth2broker.provider.strategies.slack import SlackBot, SlackUser
@@ -395,10 +401,52 @@ def test_an_answer_cannot_send_the_next_request_elsewhere_either() -> None:
     assert len(story.provider.sent) == 1
 
 
+# monday.com.
+
+
+def monday_token(claims: Any) -> str:
+    """Give a token of monday's shape that says ``claims``."""
+    said = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"e30.{said}.c2lnbmF0dXJl"
+
+
+def test_a_monday_token_says_itself_until_when_it_works() -> None:
+    """Its answers have no lifetime: without the one in the token it would be served until it is refused."""
+    until = ManualClock()() + timedelta(minutes=30)
+    access = monday_token({"exp": int(until.timestamp())})
+    story = Story(presets.get("monday"), Answer({"access_token": access, "refresh_token": REFRESH}))
+    record = story.log_in()
+    assert record.expires_at == until
+    assert "expires_at" not in record.extra
+
+
+@pytest.mark.parametrize(
+    "access",
+    [
+        *("opaque", "a.b", "a.b.c", "a.b.c.d", "e30.aGk.e30", "e30.__8.e30"),
+        *(monday_token(claims) for claims in ({}, [], 5, None, {"exp": "soon"}, {"exp": -1}, {"exp": True})),
+        *(monday_token({"exp": when}) for when in (10**400, [10], {"at": 10})),
+    ],
+)
+def test_a_monday_token_that_does_not_say_it_is_taken_all_the_same(access: str) -> None:
+    """Those of the old flow do not expire, and nothing odd in a token is more than no lifetime."""
+    story = Story(presets.get("monday"), Answer({"access_token": access, "refresh_token": REFRESH}))
+    record = story.log_in()
+    assert record.access_token.expose() == access
+    assert record.expires_at is None
+
+
+@pytest.mark.parametrize("access", [None, 5, ["e30.e30.e30"]])
+def test_a_monday_answer_without_a_token_stays_as_it_is(access: Any) -> None:
+    """What makes it no answer is said where all answers are read."""
+    payload = {"access_token": access}
+    assert Monday().normalize_token_response(GrantType.AUTHORIZATION_CODE, payload) is payload
+
+
 # What some revocations cannot do without.
 
 
-@pytest.mark.parametrize("strategy", [GitHub(), Square(), StripeConnect()])
+@pytest.mark.parametrize("strategy", [GitHub(), Miro(), Square(), StripeConnect()])
 def test_a_revocation_that_lacks_what_it_needs_is_not_sent(strategy: ProviderStrategy) -> None:
     """A client without a secret is told what the provider wants, and the record stays."""
     descriptor = describe(
