@@ -385,8 +385,8 @@ def lift_limit_at_exit(actor: Actor) -> None:
 
 
 def lead_until_interrupted(actor: Actor, threads: int) -> tuple[bool, list[Answer]]:
-    """Lead a flight in the main thread, say so (``reached``) when it has come to its pause, if there is one, and all
-    the others wait for it; then go on.
+    """Lead a flight in the main thread, say so (``reached``) when it has come to its pause, if there is one,
+    and all the others wait for it; then go on.
 
     Gives whether SIGINT ended the leading, and what the others got.
     """
