@@ -375,7 +375,9 @@ def test_quirks_stay_as_they_are(name: PresetName, field: str, value: Any) -> No
 
 def test_an_environment_may_take_fields_and_defaults_away_or_replace_them() -> None:
     """An empty text in the file is no address."""
-    assert presets.get("hubspot", environment="legacy_v1").revocation_endpoint is None
+    v1 = presets.get("hubspot", environment="legacy_v1")
+    assert v1.revocation_endpoint is None
+    assert v1.grants == {GrantType.AUTHORIZATION_CODE, GrantType.REFRESH_TOKEN}
     assert presets.get("paypal", environment="sandbox").issuer is None
     legacy = presets.get("monday", environment="legacy")
     assert legacy.grants == {GrantType.AUTHORIZATION_CODE}

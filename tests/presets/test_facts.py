@@ -23,6 +23,7 @@ SAID_BY = {
     ("facebook", "grants"): "developers.facebook.com, Get long-lived tokens: they are exchanged for others",
     ("facebook", "revocation_endpoint"): "developers.facebook.com, Graph API reference, user/permissions",
     ("github", "revocation_endpoint"): "docs.github.com, REST API, Delete an app token",
+    ("hubspot", "grants"): "developers.hubspot.com, Manage OAuth access tokens: client_credentials",
     ("hubspot", "pkce"): "developers.hubspot.com, OAuth token endpoint: code_verifier",
     ("instagram", "grants"): "developers.facebook.com, refresh_access_token: the token renews itself",
     ("linear", "client_auth_also"): "docs.rs, loopflow: a client with PKCE renews with its id alone",
