@@ -15,7 +15,7 @@ from functools import partial
 from oauth2broker.errors import BackendError, ConfigError, StoreError
 
 POLL_SECONDS = 0.01
-NEW_FILE = "new-record.tmp"  # one name suffices: whoever writes to a folder holds its lock
+PARTS = "0123456789abcdef"
 _SETTLED_NS = 2_000_000_000  # a file younger than this may change without looking different
 _REPLACE_TRIES = 50
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -78,13 +78,23 @@ def identify(found: os.stat_result) -> Identity:
     return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size
 
 
+def part_of(name: str) -> str:
+    """Give which of ``PARTS`` of a folder a file belongs to, by the digest that its name begins with."""
+    return name[0]
+
+
+def new_file(path: str) -> str:
+    """Name the file in which a new text for ``path`` is written: one per part, whose lock its writer has."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f"new-{part_of(name)}.tmp")
+
+
 def replace_file(path: str, text: str) -> StoreError | None:
     """Put ``text`` in the place of a file, so that a crash leaves the old one or the new one.
 
-    Gives what went wrong. The caller holds the folder's lock.
+    Gives what went wrong. The caller holds the lock of the file's part.
     """
-    folder = os.path.dirname(path)
-    new = os.path.join(folder, NEW_FILE)
+    folder, new = os.path.dirname(path), new_file(path)
     error = _write(new, text) or _rename(new, path, folder)
     return None if error is None else backend_error("write a record to", folder, error)
 

@@ -24,6 +24,7 @@ from oauth2broker.stores.base import (
     require_same_key,
 )
 from oauth2broker.stores.disk import (
+    PARTS,
     POLL_SECONDS,
     FileText,
     Identity,
@@ -31,6 +32,7 @@ from oauth2broker.stores.disk import (
     identify,
     list_files,
     make_folder,
+    part_of,
     read_file,
     remove_file,
     replace_file,
@@ -43,8 +45,7 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".json"
 _LOCKS = "locks"
-_FOLDER_LOCK = "folder"
-_FOLDER_LOCK_SECONDS = 10.0
+_WRITE_LOCK_SECONDS = 10.0
 _MOST_CACHED = 10_000
 
 
@@ -78,7 +79,7 @@ class FileStore(BrokerStore):
         require_own_folder(self._folder)
         self._cache: dict[str, _Loaded] = {}
         self._leased: set[str] = set()
-        self._write_lock = threading.Lock()
+        self._write_locks = _one_for_each_part()
         forget_in_children(self)
 
     def __repr__(self) -> str:
@@ -101,7 +102,7 @@ class FileStore(BrokerStore):
         return self._read(key)
 
     def save(self, record: TokenRecord) -> None:
-        with self._writing():
+        with self._writing(record.key.digest):
             self._replace(record)
 
     def compare_and_swap_refresh(
@@ -110,7 +111,7 @@ class FileStore(BrokerStore):
         require_same_key(key, replacement)
         expected = None if expected_refresh is None else TokenSecret(expected_refresh)
         del expected_refresh  # from here on nothing plain is in this frame
-        with self._writing():
+        with self._writing(key.digest):
             current = self._read(key)
             if current is None:
                 return CompareAndSwapOutcome.MISSING
@@ -125,7 +126,7 @@ class FileStore(BrokerStore):
         is_any = expected_refresh is ANY
         expected = TokenSecret(expected_refresh) if isinstance(expected_refresh, str | TokenSecret) else None
         del expected_refresh  # from here on nothing plain is in this frame
-        with self._writing():
+        with self._writing(key.digest):
             current = self._read(key)
             if current is None or current.revoked_at is not None:
                 return current
@@ -136,7 +137,7 @@ class FileStore(BrokerStore):
             return tombstone
 
     def delete(self, key: StoreKey) -> bool:
-        with self._writing():
+        with self._writing(key.digest):
             return remove_file(self._path(key.digest))
 
     def keys(self) -> Iterator[StoreKey]:
@@ -181,7 +182,7 @@ class FileStore(BrokerStore):
         return Stored(TokenSecret(found.text.decode("utf-8", "replace")), found)
 
     def _replace_unchanged(self, record: TokenRecord, version: FileText) -> bool:
-        with self._writing():
+        with self._writing(record.key.digest):
             found = read_file(self._path(record.key.digest))
             is_unchanged = isinstance(found, FileText) and found.text == version.text
             if is_unchanged:
@@ -228,17 +229,22 @@ class FileStore(BrokerStore):
         return f"{self._folder}{os.sep}{digest}{_SUFFIX}"
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Hold the folder for one read-modify-write: threads queue here, processes at the file lock."""
-        if not self._write_lock.acquire(timeout=_FOLDER_LOCK_SECONDS):
+    def _writing(self, digest: str) -> Iterator[None]:
+        """Hold a part of the folder for a read-modify-write: threads queue here, processes at the file lock.
+
+        A part, because a write waits for the disk: behind one lock, renewals of many keys queue for seconds.
+        """
+        part = part_of(digest)
+        lock = self._write_locks[part]
+        if not lock.acquire(timeout=_WRITE_LOCK_SECONDS):
             raise BackendError(f"{self._folder} is locked by another thread")
         try:
-            with self._locked(_FOLDER_LOCK, _FOLDER_LOCK_SECONDS) as is_ours:
+            with self._locked(f"writes-{part}", _WRITE_LOCK_SECONDS) as is_ours:
                 if not is_ours:
                     raise BackendError(f"{self._folder} is locked by another process")
                 yield
         finally:
-            self._write_lock.release()
+            lock.release()
 
     @contextmanager
     def _locked(self, name: str, timeout: float) -> Iterator[bool]:
@@ -275,8 +281,12 @@ class FileStore(BrokerStore):
 
     def forget_after_fork(self) -> None:
         """Locks and leases are the parent's."""
-        self._write_lock = threading.Lock()
+        self._write_locks = _one_for_each_part()
         self._leased = set()
+
+
+def _one_for_each_part() -> dict[str, threading.Lock]:
+    return {part: threading.Lock() for part in PARTS}
 
 
 def _release(lock: FileLock) -> None:

@@ -18,6 +18,7 @@ from oauth2broker import (
     ResponseMetadataSlot,
     RevokedError,
 )
+from oauth2broker.stores.disk import part_of
 from oauth2broker.testing import LoopbackProvider
 from tests.encryption.support import NEW, OLD, SEALED, records_in, sealing
 from tests.support import (
@@ -120,7 +121,8 @@ def test_nothing_at_rest_tells_a_token_or_whose_it_is(
     people = [TENANT, USER, "user-2", SERVICE_REQUEST.principal, "alice"]
     others = ["email.read", "profile", CLIENT[0], CLIENT[1], provider.descriptor().id, OLD, NEW]
     names = dump.names()
-    assert {"new-record.tmp", "locks", f"locks{os.sep}folder.lock"} <= names
+    part = part_of(broker.key_for(USER_REQUEST).digest)
+    assert {f"new-{part}.tmp", "locks", f"locks{os.sep}writes-{part}.lock"} <= names
     found = {word for word in (*tokens, *people, *others) if dump.finds(word)}
     if is_encrypted:
         assert found == set()

@@ -20,6 +20,7 @@ from oauth2broker import (
     TokenRecord,
     TokenSecret,
 )
+from oauth2broker.stores.disk import new_file
 from oauth2broker.stores.sealing import RecordCodec
 from oauth2broker.testing import StoreContract
 from oauth2broker.testing.store_contract import make_record
@@ -234,9 +235,10 @@ def test_a_failing_take_over_shows_no_plain_text(tmp_path: Path) -> None:
     for secret in SECRETS:
         witness.learn("token", secret)
     plain = FileStore(folder)
-    plain.save(make_record())
+    record = make_record()
+    plain.save(record)
     keyless = FileStore(folder, cipher=AesGcmCipher(list[str]().pop))
-    (folder / "new-record.tmp").mkdir()
+    Path(new_file(str(file_of(folder, record)))).mkdir()
     for store in (plain, keyless, sealing(folder, OLD)):
         with pytest.raises((StoreError, ConfigError)) as failed:
             store.rewrap(accept_plain=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +37,7 @@ from oauth2broker import (
 from oauth2broker.stores import disk, file as file_module
 from oauth2broker.testing import LoopbackProvider
 from oauth2broker.testing.store_contract import make_record
-from tests.faults.workers import NOBODY, Crew, ask, log_in, stored
+from tests.faults.workers import NOBODY, PATIENCE, Crew, ask, log_in, stored
 from tests.support import REDIRECT_URI, SCOPE, SERVICE_REQUEST, TENANT, USER, USER_REQUEST
 
 P = ParamSpec("P")
@@ -221,7 +224,7 @@ def test_what_a_crash_left_of_a_write_is_ignored_and_cleaned_by_the_next(
     """FAULTS 21: a temporary file is no record, keeps nobody from writing, and does not stay."""
     record = make_record()
     store.save(record)
-    temporary = folder / disk.NEW_FILE
+    temporary = Path(disk.new_file(str(file_of(folder, record.key))))
     temporary.write_bytes(leftover)
     assert store.fetch(record.key) == record
     assert [key.digest for key in list(store.keys())] == [record.key.digest]
@@ -238,9 +241,10 @@ def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(
     """What it leads to is nobody's record; the write fails, and says where."""
     other = tmp_path / "other"
     other.write_text("not ours")
-    (folder / disk.NEW_FILE).symlink_to(other)
+    record = make_record()
+    Path(disk.new_file(str(file_of(folder, record.key)))).symlink_to(other)
     with pytest.raises(BackendError, match=str(folder)):
-        store.save(make_record())
+        store.save(record)
     assert other.read_text() == "not ours"
 
 
@@ -250,7 +254,7 @@ def test_a_record_is_private_also_when_a_temporary_file_was_left_that_is_not(
     """DESIGN 7: 0600, whatever the mode of what lay in the way."""
     record = make_record()
     store.save(record)
-    temporary = folder / disk.NEW_FILE
+    temporary = Path(disk.new_file(str(file_of(folder, record.key))))
     temporary.write_bytes(b"left")
     temporary.chmod(0o644)
     store.save(record)
@@ -377,6 +381,37 @@ class Disk:
 
     def _unlinked(self, path: str) -> None:
         self.steps.append(f"unlink {Path(path).name}")
+
+
+def test_a_write_that_waits_for_the_disk_holds_up_only_its_sixteenth_of_the_keys(
+    monkeypatch: pytest.MonkeyPatch, store: FileStore, folder: Path
+) -> None:
+    """Through this store and another: renewals of many keys at once do not queue for one disk flush each."""
+    slow, *others = (make_record(f"user-{number}") for number in range(60))
+    part = disk.part_of(slow.key.digest)
+    kin = next(other for other in others if disk.part_of(other.key.digest) == part)
+    parts = {disk.part_of(other.key.digest): other for other in others}
+    flushes, at_disk, is_flushed, sync = itertools.count(), threading.Event(), threading.Event(), disk._sync
+
+    def flush(descriptor: int) -> None:
+        if next(flushes) == 0:
+            at_disk.set()
+            assert is_flushed.wait(PATIENCE)
+        sync(descriptor)
+
+    monkeypatch.setattr(disk, "_sync", flush)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(store.save, slow)
+        assert at_disk.wait(PATIENCE)
+        for other in (parts[name] for name in parts if name != part):
+            pool.submit(store.save, other).result(PATIENCE)
+            pool.submit(FileStore(folder).save, other).result(PATIENCE)
+        second, third = pool.submit(store.save, kin), pool.submit(FileStore(folder).save, kin)
+        assert not wait([first, second, third], 0.1).done
+        is_flushed.set()
+        for future in (first, second, third):
+            future.result(PATIENCE)
+    assert len(list(store.keys())) == 17
 
 
 @pytest.mark.parametrize("write", ["save", "swap", "revoke"])
@@ -555,7 +590,7 @@ def test_reading_takes_no_lock(
         raise AssertionError("it takes a lock")
 
     monkeypatch.setattr("filelock.FileLock", refuse)
-    monkeypatch.setattr(store, "_write_lock", None)
+    monkeypatch.setattr(store, "_write_locks", None)
     assert broker.refresh_access_token(USER_REQUEST) == record
     assert list(store.keys()) == [record.key]
 

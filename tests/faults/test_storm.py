@@ -24,6 +24,7 @@ from oauth2broker import (
     TokenRecord,
     TransientError,
 )
+from oauth2broker.stores.disk import PARTS
 from oauth2broker.testing import LoopbackProvider
 from tests.faults.workers import (
     CLIENT,
@@ -107,10 +108,11 @@ def fast_provider(clock: FastClock) -> Iterator[LoopbackProvider]:
 
 
 def check_files(folder: Path) -> None:
-    """Every record file is a whole record, under its own name; beside them lie a temporary file at most."""
+    """Every record file is a whole record, under its own name; beside them lie temporary files at most."""
     names = {path.name for path in folder.iterdir()}
     keys = list(FileStore(folder).keys())
-    assert names - {"locks", "new-record.tmp"} == {f"{key.digest}.json" for key in keys}
+    temporary = {f"new-{part}.tmp" for part in PARTS}
+    assert names - {"locks"} - temporary == {f"{key.digest}.json" for key in keys}
     for path in folder.glob("*.json"):
         assert f"{TokenRecord.from_json(path.read_bytes()).key.digest}.json" == path.name
 

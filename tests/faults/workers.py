@@ -652,9 +652,9 @@ def find_locks(root: object) -> dict[str, Any]:
         elif isinstance(item, threading.Event | threading.Condition | threading.Semaphore):
             left.extend((f"{path}.{name}", value) for name, value in vars(item).items())
         elif isinstance(item, Mapping):
-            left.extend((f"{path}[]", value) for value in item.values())
+            left.extend((f"{path}[{key}]", value) for key, value in item.items())
         elif isinstance(item, list | tuple | set):
-            left.extend((f"{path}[]", value) for value in item)
+            left.extend((f"{path}[{place}]", value) for place, value in enumerate(item))
         elif isinstance(item, MethodType):
             left.append((path, item.__self__))
         elif type(item).__module__.startswith(("oauth2broker.", "tests.")):
