@@ -312,7 +312,7 @@ def _decoded(text: str | bytes) -> TokenRecord | str:
     """Give the record, or what is wrong. Never raises, so that no traceback holds the text."""
     try:
         members = json.loads(text)
-    except (ValueError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         return "not JSON"
     if not isinstance(members, dict):
         return "not a JSON object"

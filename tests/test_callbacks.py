@@ -7,6 +7,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
@@ -25,6 +26,7 @@ from oauth2broker import (
     ProviderStrategy,
     SerializationError,
     StateMismatchError,
+    TokenRecord,
     TransientError,
     TransportError,
 )
@@ -671,6 +673,27 @@ def test_an_impossible_moment_is_a_serialization_error(session: AuthorizationSes
     text = json.dumps({**json.loads(session.to_json()), "expires_at": moment})
     with pytest.raises(SerializationError):
         AuthorizationSession.from_json(text)
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+def test_what_is_no_text_is_no_session(nothing: Any) -> None:
+    """Such as what a callback with an unknown state finds: ``saved.pop(state, None)``."""
+    with pytest.raises(SerializationError):
+        AuthorizationSession.from_json(nothing)
+    with pytest.raises(SerializationError):
+        TokenRecord.from_json(nothing)
+
+
+def test_the_json_of_a_session_is_no_session(broker: Broker, session: AuthorizationSession) -> None:
+    """The error says what to call, and its traceback does not hold the code verifier."""
+    text: Any = session.to_json()
+    for call in (broker.complete_authorization, broker.exchange_code):
+        with pytest.raises(ConfigError, match="an AuthorizationSession, not str; from_json") as caught:
+            call(text, "code=one")
+        ours = [entry for entry in caught.traceback if Path(entry.path).parent.name == "flows"]
+        assert ours
+        verifier = session.code_verifier.expose()
+        assert not any(verifier in str(value) for entry in ours for value in entry.locals.values())
 
 
 # The authorization request.

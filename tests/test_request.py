@@ -374,3 +374,10 @@ def test_replacing_a_field_of_a_request_keeps_what_it_rejects() -> None:
     """``dataclasses.replace`` changes what it names, and refuses or keeps the rest."""
     request = REQUEST.rejecting(issued(HOUR))
     assert dataclasses.replace(request, minimum_ttl=SECOND).rejects(issued(HOUR))
+
+
+def test_what_an_api_refused_is_told_by_its_record() -> None:
+    """Not by the token, which would stay in the traceback's locals."""
+    with pytest.raises(ConfigError, match="the TokenRecord that was refused, not str") as caught:
+        REQUEST.rejecting("s3cr3t-access")  # type: ignore[arg-type]
+    assert "record" not in caught.traceback[-1].locals

@@ -21,7 +21,7 @@ from oauth2broker.errors import ConfigError
 from oauth2broker.flows.bounds import SESSION_LIFETIME, Bounds
 from oauth2broker.flows.cached import CachedTokenFlow, Renewer
 from oauth2broker.flows.keeper import Keeper
-from oauth2broker.flows.request import CachedTokenRequest
+from oauth2broker.flows.request import CachedTokenRequest, mistaken_request
 from oauth2broker.flows.singleflight import Flights
 from oauth2broker.flows.telemetry import BrokerSpan, Telemetry
 from oauth2broker.flows.tools import Tools
@@ -65,6 +65,12 @@ def _require_parts(descriptor: object, store: object, http_client: object, rate_
             raise ConfigError(f"{name} has a method {method}: {type(part).__name__} has none")
 
 
+def _require_clock(clock: object) -> None:
+    now = clock() if callable(clock) else None
+    if not isinstance(now, datetime) or now.utcoffset() is None:
+        raise ConfigError("clock is a function that gives aware datetimes")
+
+
 class Broker:
     """Obtains, caches, renews and revokes tokens of one client at one provider.
 
@@ -100,8 +106,7 @@ class Broker:
             raise secret
         _require_parts(descriptor, store, http_client, rate_limit)
         client = Client.checked(descriptor, client_id, secret, client_auth)
-        if clock().utcoffset() is None:
-            raise ConfigError("clock gives aware datetimes")
+        _require_clock(clock)
         self._store = MemoryStore() if store is None else store
         self._descriptor = descriptor
         self._client = client
@@ -208,6 +213,10 @@ class Broker:
 
         found = late.parse_callback(callback)
         del callback  # it holds the code; from here on nothing plain is in this frame
+        mistaken = late.mistaken_session(session)
+        if mistaken is not None:
+            del session  # its JSON holds the code verifier
+            raise mistaken
         with self._span(FlowKind.AUTHORIZATION_CODE, "complete_authorization", session.tenant) as span:
             return span.served(self._authorization().complete(session, found))
 
@@ -219,8 +228,14 @@ class Broker:
         :class:`TransientError` or :class:`TransportError` when there is no answer (one that is not
         ``retryable`` means that the code may be spent: start again), :class:`StoreError`.
         """
+        from oauth2broker.flows import late
+
         secret = usable_secret(code)
         del code  # from here on nothing plain is in this frame
+        mistaken = late.mistaken_session(session)
+        if mistaken is not None:
+            del session  # its JSON holds the code verifier
+            raise mistaken
         with self._span(FlowKind.AUTHORIZATION_CODE, "exchange_code", session.tenant) as span:
             return span.served(self._authorization().exchange(session, secret))
 
@@ -231,6 +246,8 @@ class Broker:
         the user must authorize again, :class:`TransientError` or :class:`TransportError` when the provider
         cannot be asked now, :class:`InvalidClientError`, :class:`StoreError`.
         """
+        if not isinstance(request, CachedTokenRequest):
+            raise mistaken_request(request)
         if not self._is_observed:
             return self._users_tokens.serve(request)
         with self._span(FlowKind.REFRESH, "refresh_access_token", request.tenant) as span:
@@ -242,6 +259,8 @@ class Broker:
         Raises :class:`TransientError` or :class:`TransportError` when the provider cannot be asked now,
         :class:`InvalidClientError`, :class:`InsufficientScopeError`, :class:`StoreError`.
         """
+        if not isinstance(request, CachedTokenRequest):
+            raise mistaken_request(request)
         if not self._is_observed:
             return self._own_tokens.serve(request)
         with self._span(FlowKind.CLIENT_CREDENTIALS, "client_credentials", request.tenant) as span:
@@ -302,6 +321,8 @@ class Broker:
 
     def key_for(self, request: CachedTokenRequest, grant: str = GrantType.AUTHORIZATION_CODE) -> StoreKey:
         """Give the key under which the answer to ``request`` is stored."""
+        if not isinstance(request, CachedTokenRequest):
+            raise mistaken_request(request)
         family = TokenFamily(request.tenant, request.principal, self._descriptor.id, self._client.client_id)
         if grant == GrantType.REFRESH_TOKEN:
             raise ConfigError("a token is kept under the grant that it was obtained by")

@@ -8,6 +8,7 @@ from oauth2broker.flows.callback import parse_callback
 from oauth2broker.flows.client_credentials import ClientCredentialsFlow
 from oauth2broker.flows.refresh import RefreshFlow
 from oauth2broker.flows.revocation import RevocationFlow
+from oauth2broker.flows.session import mistaken_session
 from oauth2broker.flows.token_endpoint import TokenEndpoint
 from oauth2broker.flows.upkeep import Upkeep
 from oauth2broker.provider.strategy import DefaultProviderStrategy
@@ -20,5 +21,6 @@ __all__ = [
     "RevocationFlow",
     "TokenEndpoint",
     "Upkeep",
+    "mistaken_session",
     "parse_callback",
 ]

@@ -14,7 +14,13 @@ from oauth2broker.errors import ConfigError, TransientError
 from oauth2broker.ext.lease import TokenLeaseContext, TokenLeaseState
 from oauth2broker.flows.broker import Broker
 from oauth2broker.flows.cached import CachedTokenFlow
-from oauth2broker.flows.request import MINIMUM_TTL, PREEMPTIVE_WINDOW, CachedTokenRequest, Need
+from oauth2broker.flows.request import (
+    MINIMUM_TTL,
+    PREEMPTIVE_WINDOW,
+    CachedTokenRequest,
+    Need,
+    mistaken_request,
+)
 from oauth2broker.grants import GrantType
 from oauth2broker.obs import FlowKind
 from oauth2broker.provider.checks import LONGEST
@@ -114,6 +120,8 @@ class TokenLender:
     """
 
     def __init__(self, broker: Broker, grant: str = GrantType.AUTHORIZATION_CODE) -> None:
+        if not isinstance(broker, Broker):
+            raise ConfigError(f"broker is a Broker, not {type(broker).__name__}")
         self._broker = broker
         self._grant = checked_grant(grant)
         self._clock = broker.clock
@@ -136,7 +144,7 @@ class TokenLender:
         Raises :class:`ConfigError` for a request that insists on another token, and for what is no time.
         """
         if not isinstance(request, CachedTokenRequest):
-            raise ConfigError(f"request is a CachedTokenRequest, not {type(request).__name__}")
+            raise mistaken_request(request)
         if request.force or request.rejected is not None:
             raise ConfigError("request is served at each access: give one that insists on nothing")
         context = TokenLeaseContext(

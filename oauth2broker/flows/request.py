@@ -123,6 +123,10 @@ class CachedTokenRequest(ShownByFields):
 
         Keeps a hash of the token, not the token.
         """
+        if not isinstance(record, TokenRecord):
+            kind = type(record).__name__
+            del record  # it may be the plain token
+            raise ConfigError(f"record is the TokenRecord that was refused, not {kind}")
         return replace(self, rejected=record.access_token.fingerprint())
 
     def with_preemptive_window(self, window: timedelta) -> CachedTokenRequest:
@@ -161,6 +165,11 @@ class CachedTokenRequest(ShownByFields):
     def rejects(self, record: TokenRecord) -> bool:
         """Whether ``record`` holds the very token that was refused."""
         return self.rejected is not None and record.access_token.fingerprint() == self.rejected
+
+
+def mistaken_request(request: object) -> ConfigError:
+    """Say what should have been a request."""
+    return ConfigError(f"request is a CachedTokenRequest, not {type(request).__name__}")
 
 
 _remembered: dict[object, CachedTokenRequest] = {}

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from oauth2broker.errors import AuthorizationError, BrokerError, SerializationError, StateMismatchError
+from oauth2broker.errors import (
+    AuthorizationError,
+    BrokerError,
+    ConfigError,
+    SerializationError,
+    StateMismatchError,
+)
 from oauth2broker.grants import GrantType
 from oauth2broker.ids import PrincipalId, ProviderId, TenantId
 from oauth2broker.records import StoreKey, TokenFamily, checked_text
@@ -113,6 +119,14 @@ class AuthorizationSession:
         self._use.give_back()
 
 
+def mistaken_session(session: object) -> ConfigError | None:
+    """Give what is wrong with what should be a session. Never raises: its JSON holds the code verifier."""
+    if isinstance(session, AuthorizationSession):
+        return None
+    kind = type(session).__name__
+    return ConfigError(f"session is an AuthorizationSession, not {kind}; from_json reads what to_json wrote")
+
+
 _STORED_FIELDS = tuple(spec.name for spec in fields(AuthorizationSession) if spec.init)
 
 
@@ -120,7 +134,7 @@ def _decoded(text: str | bytes) -> AuthorizationSession | str:
     """Give the session, or what is wrong. Never raises, so that no traceback holds the text."""
     try:
         members = json.loads(text)
-    except (ValueError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         return "no JSON"
     if not isinstance(members, dict) or members.pop("version", None) != SESSION_VERSION:
         return "no JSON object of a known version"

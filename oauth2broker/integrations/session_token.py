@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from oauth2broker.errors import ConfigError
 from oauth2broker.flows.broker import Broker
-from oauth2broker.flows.request import CachedTokenRequest, Need
+from oauth2broker.flows.request import CachedTokenRequest, Need, mistaken_request
 from oauth2broker.flows.singleflight import Outcome
 from oauth2broker.forking import forget_in_children
 from oauth2broker.grants import GrantType
@@ -31,7 +31,7 @@ class SessionToken:
 
     def __init__(self, broker: Broker, request: CachedTokenRequest, grant: GrantType) -> None:
         if not isinstance(request, CachedTokenRequest):
-            raise ConfigError(f"request is a CachedTokenRequest, not {type(request).__name__}")
+            raise mistaken_request(request)
         self.hooks: Hooks = {}
         self.tell: Callable[[TokenRecord], object] | None = None
         self.request = request

@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from oauth2broker.errors import ConfigError, InsufficientScopeError
 from oauth2broker.ext.signer import HeaderSigner
 from oauth2broker.flows.broker import Broker
-from oauth2broker.flows.request import CachedTokenRequest
+from oauth2broker.flows.request import CachedTokenRequest, mistaken_request
 from oauth2broker.forking import forget_in_children
 from oauth2broker.grants import GrantType
 from oauth2broker.quoting import safe_text
@@ -144,7 +144,7 @@ class SignedCalls:
 
     def __init__(self, broker: Broker, request: CachedTokenRequest, grant: str, signer: Any | None) -> None:
         if not isinstance(request, CachedTokenRequest):
-            raise ConfigError(f"request is a CachedTokenRequest, not {type(request).__name__}")
+            raise mistaken_request(request)
         if request.force or request.rejected is not None:
             raise ConfigError("request is served for every call: give one that insists on nothing")
         serve = {
