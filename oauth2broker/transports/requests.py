@@ -6,6 +6,7 @@ import io
 import logging
 import socket
 import time
+from contextlib import suppress
 from contextvars import ContextVar
 from http.client import HTTPResponse as ClientResponse
 from typing import Any
@@ -65,6 +66,8 @@ class RequestsHttpClient:
     ) -> None:
         if not (0 < connect_timeout <= CONNECT_SECONDS and 0 < total_timeout <= TOTAL_SECONDS):
             raise ConfigError(f"timeouts are at most {CONNECT_SECONDS:g} and {TOTAL_SECONDS:g} seconds")
+        if verify is not True and not isinstance(verify, str):
+            raise ConfigError("verify is True or the path of a CA bundle")
         self._verify = verify
         self._cert = cert
         self._proxies = dict(proxies or {})
@@ -344,6 +347,13 @@ class _DeadlineAdapter(HTTPAdapter):
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         _progress.get().started = True
         return super().get_connection_with_tls_context(*args, **kwargs)
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Tell a file that is not there from the network, whose errors are OSErrors as well."""
+        with suppress(OSError):
+            super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
+            return
+        raise ConfigError(f"verify or cert names a file that is not there: {verify!r}, {cert!r}")
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)

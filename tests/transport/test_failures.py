@@ -26,7 +26,7 @@ from oauth2broker import (
     TransportError,
 )
 from oauth2broker.transports.base import NeverSentError
-from tests.support import SERVICE_REQUEST
+from tests.support import SERVICE_REQUEST, USER_REQUEST
 from tests.transport.sockets import (
     CONNECT,
     GRANTS,
@@ -223,6 +223,34 @@ def test_verify_names_the_authority_to_trust(certificate: Certificate, grant: st
     with SocketServer(answering(answer()), tls=certificate.context) as server:
         assert GRANTS[grant](broker_for(server.url, client)).access_token.expose() == "at-1"
         client.close()
+
+
+@pytest.mark.parametrize("options", [{"verify": "/no/such/file"}, {"cert": "/no/such/file"}, {}])
+def test_a_file_that_is_not_there_is_no_outage(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """It does not pass by waiting, so the error names the file; a grant's record bears no mark of it."""
+    if not options:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
+    client = RequestsHttpClient(**options)
+    url = f"https://127.0.0.1:{closed_port()}"
+    for single_use in (False, True):
+        with pytest.raises(ConfigError, match="/no/such/file"):
+            client.send(HttpRequest("POST", url, {}, b"a=b", single_use), ResponseMetadataSlot())
+    broker = broker_for(url, client)
+    error = failure_of(lambda: broker.refresh_access_token(USER_REQUEST))
+    assert type(error) is ConfigError
+    record = broker.store.fetch(broker.key_for(USER_REQUEST))
+    assert record is not None
+    assert record.attempted_at is None
+    client.close()
+
+
+@pytest.mark.parametrize("verify", [False, None, 5])
+def test_certificates_are_always_verified(verify: Any) -> None:
+    """``verify=False`` would give the client's secret to whoever answers."""
+    with pytest.raises(ConfigError, match="verify is True or the path of a CA bundle"):
+        RequestsHttpClient(verify=verify)
 
 
 def test_a_handshake_that_never_ends_was_not_sent(hasty: RequestsHttpClient) -> None:
