@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -349,6 +349,21 @@ def test_a_quirk_that_cannot_be_is_refused_by_name(name: str, value: Any) -> Non
     with pytest.raises(ConfigError) as caught:
         ProviderQuirks(**{name: value})
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ProviderQuirks(scope_member=["scopes"]),  # type: ignore[arg-type]
+        lambda: ProviderQuirks(assertion_audience=5),  # type: ignore[arg-type]
+        lambda: ExpiryRule(""),
+        lambda: ProviderDescriptor("demo", TOKEN_ENDPOINT, ["client_credentials"], resource_param=""),
+    ],
+)
+def test_where_one_name_goes_the_error_asks_for_one(make: Callable[[], object]) -> None:
+    """It asked for "a list of strings", of which the first was given one."""
+    with pytest.raises(ConfigError, match=r"is a string, not (list|int|empty)"):
+        make()
 
 
 @pytest.mark.parametrize("change", [{"member": ""}, {"member": None}, {"unit": "minutes"}, {"unit": None}])

@@ -66,6 +66,13 @@ def checked_names(name: str, names: Iterable[str]) -> tuple[str, ...]:
     return found
 
 
+def checked_name(name: str, value: str) -> str:
+    """Give one name, not empty."""
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name} is a string, not {'empty' if value == '' else type(value).__name__}")
+    return value
+
+
 def checked_token(name: str, value: str) -> str:
     """Give a token of RFC 9110 section 5.6.2: the name of a header or of an authentication scheme."""
     if not isinstance(value, str) or not _FIELD_NAME.fullmatch(value):

@@ -16,6 +16,7 @@ from oauth2broker.provider.checks import (
     checked_headers,
     checked_mapping,
     checked_member,
+    checked_name,
     checked_names,
     checked_texts,
 )
@@ -243,7 +244,7 @@ def _extras(params: Mapping[str, str] | None) -> Mapping[str, str]:
 
 
 def _resource_param(name: str | None) -> str | None:
-    if name is not None and checked_names("resource_param", [name])[0] in _OAUTHS_OWN:
+    if name is not None and checked_name("resource_param", name) in _OAUTHS_OWN:
         raise ConfigError(f"resource_param may not be {name}, which is a parameter of its own")
     return name
 

@@ -12,6 +12,7 @@ from oauth2broker.frozen import FrozenMapping, KeptByFields
 from oauth2broker.provider.checks import (
     checked_mapping,
     checked_member,
+    checked_name,
     checked_names,
     checked_path,
     checked_texts,
@@ -74,7 +75,7 @@ class ExpiryRule(KeptByFields):
         zero_is_never: bool = False,
     ) -> None:
         put = object.__setattr__
-        put(self, "member", *checked_names("member", [member]))
+        put(self, "member", checked_name("member", member))
         put(self, "unit", checked_member("unit", TimeUnit, unit))
         put(self, "absolute", bool(absolute))
         put(self, "zero_is_never", bool(zero_is_never))
@@ -149,7 +150,7 @@ class ProviderQuirks(KeptByFields):
         put(self, "param_names", _renamed(param_names))
         put(self, "plain_basic", bool(plain_basic))
         if assertion_audience is not None:
-            checked_names("assertion_audience", [assertion_audience])
+            checked_name("assertion_audience", assertion_audience)
         put(self, "assertion_audience", assertion_audience)
         put(self, "revoke_access_token", bool(revoke_access_token))
         put(self, "error_codes", _meant(error_codes))
@@ -159,7 +160,7 @@ class ProviderQuirks(KeptByFields):
         put(self, "dead_refresh_texts", tuple(text.lower() for text in texts))
         put(self, "token_path", None if token_path is None else checked_path("token_path", token_path))
         put(self, "expiry", _rule(expiry))
-        put(self, "scope_member", *checked_names("scope_member", [scope_member]))
+        put(self, "scope_member", checked_name("scope_member", scope_member))
         put(self, "token_type", None if token_type is None else checked_text("token_type", token_type))
         put(self, "refresh_lifetime_is_absolute", bool(refresh_lifetime_is_absolute))
         put(self, "callback_members", _harmless(checked_names("callback_members", callback_members)))

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 from oauth2broker.errors import ConfigError
 from oauth2broker.frozen import FrozenMapping
 from oauth2broker.ids import MAX_LENGTH
-from oauth2broker.provider.checks import checked_member, checked_names, checked_texts
+from oauth2broker.provider.checks import checked_member, checked_name, checked_texts
 from oauth2broker.provider.descriptor import ProviderDescriptor
 from oauth2broker.provider.quirks import ExpiryRule, ProviderQuirks
 from oauth2broker.urls import checked_endpoint
@@ -65,7 +65,7 @@ class ProviderTemplate:
         **fields: Any,
     ) -> None:
         put = object.__setattr__
-        put(self, "id", *checked_names("id", [id]))
+        put(self, "id", checked_name("id", id))
         kinds = checked_texts("variables", variables)
         checked = {name: checked_member(f"the kind of {name}", VariableKind, kinds[name]) for name in kinds}
         put(self, "variables", FrozenMapping(checked))
