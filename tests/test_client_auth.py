@@ -943,6 +943,13 @@ def test_a_certificate_that_does_not_serve_is_said_before_anything_happens(
     assert_nothing_happens(authentication, "client certificate and its key cannot be used")
 
 
+@pytest.mark.parametrize("paths", [(None,), (5,), (None, "client.key"), ("client.pem", 5)])
+def test_what_is_no_path_is_no_certificate(paths: tuple[Any, ...]) -> None:
+    """Such as what the environment has nothing for; it was an IndexError."""
+    with pytest.raises(ConfigError, match="certificate is the path of a PEM file"):
+        TlsClientAuth(*paths)
+
+
 # Refusals
 
 

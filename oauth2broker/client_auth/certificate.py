@@ -31,6 +31,8 @@ class TlsClientAuth(ClientAuthentication):
     def __init__(
         self, certificate: str | os.PathLike[str], key: str | os.PathLike[str] | None = None
     ) -> None:
+        if not isinstance(certificate, str | os.PathLike) or not isinstance(key, str | os.PathLike | None):
+            raise ConfigError("certificate is the path of a PEM file; key is one, or None")
         paths = [str(Path(path).absolute()) for path in (certificate, key) if path is not None]
         self.cert: str | tuple[str, str] = paths[0] if key is None else (paths[0], paths[1])
         problem = self._problem()

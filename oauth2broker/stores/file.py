@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from oauth2broker.errors import BackendError, StoreError
+from oauth2broker.errors import BackendError, ConfigError, StoreError
 from oauth2broker.forking import forget_in_children
 from oauth2broker.obs import logger
 from oauth2broker.records import StoreKey, TokenRecord
@@ -74,7 +74,10 @@ class FileStore(BrokerStore):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, cipher: RecordCipher | None = None) -> None:
-        self._folder = os.path.abspath(path)  # before anything is raised: who reports that shows a repr of us
+        is_path = isinstance(path, str | os.PathLike)
+        self._folder = os.path.abspath(path) if is_path else ""  # first: who reports an error shows our repr
+        if not is_path:
+            raise ConfigError(f"path is the path of a folder, not {type(path).__name__}")
         self._codec = RecordCodec(cipher)
         require_own_folder(self._folder)
         self._cache: dict[str, _Loaded] = {}

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import pytest
 
@@ -332,6 +332,13 @@ def test_a_folder_of_another_owner_is_refused(tmp_path: Path) -> None:
     os.chown(folder, NOBODY, NOBODY)
     with pytest.raises(ConfigError, match="another user"):
         FileStore(folder)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"tokens"])
+def test_what_is_no_path_is_a_mistake(path: Any) -> None:
+    """Such as what the environment has nothing for."""
+    with pytest.raises(ConfigError, match=r"path of a folder, not (NoneType|int|bytes)"):
+        FileStore(path)
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
