@@ -8,7 +8,6 @@ no traceback shows their locals.
 from __future__ import annotations
 
 import copy
-import json
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -209,13 +208,11 @@ def _unsendable(draft: RequestDraft) -> ConfigError | None:
 def _encoded(draft: RequestDraft, *, single_use: bool) -> HttpRequest:
     from oauthlib.common import urlencode
 
-    url, headers, body = draft.url, dict(draft.headers), b""
+    url, headers = draft.url, dict(draft.headers)
     if draft.body_format is BodyFormat.JSON:
         headers["Content-Type"] = "application/json"
-        body = json.dumps(draft.form).encode("ascii")
     elif draft.body_format is BodyFormat.FORM:
         headers["Content-Type"] = "application/x-www-form-urlencoded"
-        body = urlencode(list(draft.form.items())).encode("ascii")
     elif draft.form:
         url += f"{'&' if '?' in url else '?'}{urlencode(list(draft.form.items()))}"
-    return HttpRequest(draft.method, url, FrozenMapping(headers), body, single_use)
+    return HttpRequest(draft.method, url, FrozenMapping(headers), draft.body, single_use)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -794,6 +795,27 @@ def test_a_request_can_be_given_any_shape() -> None:
     assert (sent.method, sent.url.partition("?")[0]) == ("GET", f"{HOST}/eu/token")
     assert sent.headers["Authorization"] == "Client secret-of-app"
     assert "client_secret" not in sent.url
+
+
+@pytest.mark.parametrize("body_format", ["form", "json", "query"])
+@pytest.mark.parametrize("of_the_hook", [False, True], ids=["described", "by the hook"])
+def test_a_strategy_signs_the_very_bytes_that_are_sent(body_format: str, of_the_hook: bool) -> None:
+    """With parameters that can be encoded in more than one way, renamed ones and the client's secret."""
+
+    class Signing(ProviderStrategy):
+        def shape_request(self, draft: RequestDraft) -> None:
+            draft.body_format = body_format  # type: ignore[assignment]
+            draft.form["note"] = "a b+c/ü~*()'\"&=\n"
+            draft.headers["X-Signature"] = sha256(draft.body).hexdigest()
+
+    wire = Wire(ANSWER)
+    described = {} if of_the_hook else {"body_format": body_format}
+    names = ProviderQuirks(param_names={"client_secret": "client_key"})
+    changes = {"client_auth": "client_secret_post", "quirks": names, "strategy": Signing(), **described}
+    log_in(make(wire, **changes))
+    (sent,) = wire.sent
+    assert sent.headers["X-Signature"] == sha256(sent.body).hexdigest()
+    assert (b"client_key" in sent.body) is (body_format != "query")
 
 
 def _escape(draft: RequestDraft) -> None:

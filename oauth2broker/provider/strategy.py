@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from oauth2broker.grants import GrantType
 from oauth2broker.provider.kinds import BodyFormat, Endpoint
@@ -59,8 +60,8 @@ class RequestDraft:
 
     ``grant`` is the one that the record was or will be obtained by or, when renewing, refresh_token.
     ``extra`` is what is kept with the record (``record.extra``), or what a callback brought. ``form`` holds
-    the parameters by the names that they are sent by, client authentication included. Holds secrets; its
-    repr shows endpoint and host only.
+    the parameters by the names that they are sent by, client authentication included; ``body`` is what they
+    become, byte for byte, for a signature. Holds secrets; its repr shows endpoint and host only.
     """
 
     endpoint: Endpoint
@@ -71,6 +72,16 @@ class RequestDraft:
     headers: dict[str, str]
     body_format: BodyFormat = BodyFormat.FORM
     method: str = "POST"
+
+    @property
+    def body(self) -> bytes:
+        """The body that ``form`` is sent as, in ``body_format`` as it is now; empty for a query."""
+        match self.body_format:
+            case BodyFormat.JSON:
+                return json.dumps(self.form).encode("ascii")
+            case BodyFormat.FORM:
+                return urlencode(self.form).encode("ascii")
+        return b""
 
     def __repr__(self) -> str:
         return f"RequestDraft({self.endpoint} {urlsplit(self.url).hostname})"
