@@ -78,7 +78,11 @@ class AuthorizationSession:
         return StoreKey(family, self.scope.fingerprint, self.resource, GrantType.AUTHORIZATION_CODE)
 
     def to_json(self) -> str:
-        """Give the session as JSON, with a version. The text holds the plain code verifier."""
+        """Give the session as JSON, with a version. The text holds the plain code verifier.
+
+        Take it out of where it is kept, in one step, when the callback comes: each session that is read from
+        it serves once, and a code that is presented twice can end the grant (RFC 6749 section 4.1.2).
+        """
         members: dict[str, Any] = {name: getattr(self, name) for name in _STORED_FIELDS}
         members.update(
             version=SESSION_VERSION,
