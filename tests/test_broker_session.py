@@ -818,6 +818,15 @@ def test_what_is_no_token_is_refused(bad: Any, broker: Broker, session: BrokerSe
     assert stored(broker) is None
 
 
+@pytest.mark.parametrize("bad", ["secret-text", {"access_token": "secret-text", "expires_at": "tomorrow"}])
+def test_who_gives_what_is_no_token_learns_what_to_give(bad: Any, session: BrokerSession) -> None:
+    """Not only that it was a ValueError."""
+    with pytest.raises(
+        ConfigError, match="a dict like fetch_token's, with expires_at and expires_in in seconds"
+    ):
+        session.token = bad
+
+
 def test_of_many_imports_at_once_one_is_stored(provider: LoopbackProvider, clock: ManualClock) -> None:
     """Twenty web requests of one user bring the same cookie."""
     saves: list[TokenRecord] = []

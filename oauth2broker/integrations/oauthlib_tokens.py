@@ -65,7 +65,10 @@ class GivenToken:
         try:
             return _record(dict(self._members), key, scope, descriptor, now)
         except Exception as raised:  # noqa: BLE001 - whatever the mapping and what is in it raise
-            return ConfigError(f"this is no token that can be imported ({type(raised).__name__})")
+            return ConfigError(
+                f"this is no token that can be imported ({type(raised).__name__}): "
+                "give a dict like fetch_token's, with expires_at and expires_in in seconds"
+            )
 
 
 def _record(

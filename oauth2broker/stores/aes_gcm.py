@@ -25,7 +25,10 @@ Keys: TypeAlias = "Key | Sequence[Key] | os.PathLike[str] | Callable[[], Key | S
 _KEY_BYTES = 32
 _NONCE_BYTES = 12  # at random, which is safe for 2**32 records under one key (NIST SP 800-38D section 8.3)
 _ID_LABEL = b"oauth2broker/key-id/1"
-_NO_KEY = "a cipher's key is 32 bytes, or base64 of them (AesGcmCipher.generate_key() gives one)"
+_NO_KEY = (
+    "a cipher's key is 32 bytes, or base64 of them (AesGcmCipher.generate_key() gives one); "
+    "a file of keys is given as pathlib.Path"
+)
 
 
 @dataclass(frozen=True, slots=True)

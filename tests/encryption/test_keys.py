@@ -173,6 +173,12 @@ def test_keys_that_are_none_are_a_mistake_at_once(keys: Any, witness: Witness) -
     witness.see_error(refused.value)
 
 
+def test_a_path_in_a_text_is_told_from_a_key() -> None:
+    """The error says how a file is given."""
+    with pytest.raises(ConfigError, match=r"given as pathlib\.Path"):
+        AesGcmCipher("cipher.keys")
+
+
 @pytest.mark.parametrize(
     "text", [None, b"", b"\n", b"\xff\xfe", OLD[:-4].encode(), f"{OLD}\nrubbish".encode(), RAW]
 )
