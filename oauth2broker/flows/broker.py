@@ -246,10 +246,10 @@ class Broker:
         the user must authorize again, :class:`TransientError` or :class:`TransportError` when the provider
         cannot be asked now, :class:`InvalidClientError`, :class:`StoreError`.
         """
-        if not isinstance(request, CachedTokenRequest):
-            raise mistaken_request(request)
         if not self._is_observed:
             return self._users_tokens.serve(request)
+        if not isinstance(request, CachedTokenRequest):
+            raise mistaken_request(request)
         with self._span(FlowKind.REFRESH, "refresh_access_token", request.tenant) as span:
             return span.serve(partial(self._users_tokens.serve, request))
 
@@ -259,10 +259,10 @@ class Broker:
         Raises :class:`TransientError` or :class:`TransportError` when the provider cannot be asked now,
         :class:`InvalidClientError`, :class:`InsufficientScopeError`, :class:`StoreError`.
         """
-        if not isinstance(request, CachedTokenRequest):
-            raise mistaken_request(request)
         if not self._is_observed:
             return self._own_tokens.serve(request)
+        if not isinstance(request, CachedTokenRequest):
+            raise mistaken_request(request)
         with self._span(FlowKind.CLIENT_CREDENTIALS, "client_credentials", request.tenant) as span:
             return span.serve(partial(self._own_tokens.serve, request))
 

@@ -15,7 +15,7 @@ from oauth2broker.errors import (
     TransientError,
 )
 from oauth2broker.flows.bounds import Bounds
-from oauth2broker.flows.request import CachedTokenRequest, Need
+from oauth2broker.flows.request import CachedTokenRequest, Need, mistaken_request
 from oauth2broker.flows.singleflight import Outcome
 from oauth2broker.flows.tools import Tools
 from oauth2broker.obs import RefreshResult
@@ -70,7 +70,11 @@ class CachedTokenFlow:
         Up to the first return is the hot path: the key by the request's names, the store's record, a look at
         the clock. What that cannot tell at a glance is decided with all due care below.
         """
-        key = self._keys.get(request.names) or self._learn_key(request)
+        try:  # costs a hit nothing; isinstance would
+            names = request.names
+        except AttributeError:
+            raise mistaken_request(request) from None
+        key = self._keys.get(names) or self._learn_key(request)
         record = self._keeper.fetch(key) if self._keeper.unsaved else self._store.fetch(key)
         if record is not None and record.serves_from <= self._seconds() < record.serves_until - request.ahead:
             return record
