@@ -242,8 +242,14 @@ def test_a_rejected_token_stays_rejected_when_an_older_one_is_rejected_again(
             lent.reject(second)
         with pytest.raises(TransientError):
             lent.reject(first)
-        with pytest.raises(ConfigError):
-            lent.reject("the token")  # type: ignore[arg-type]
+
+
+def test_who_rejects_a_token_and_not_its_record_leaves_it_in_no_traceback(lender: TokenLender) -> None:
+    """The error's own frame would show it."""
+    with lender.lend(lender.context(USER_REQUEST)) as lent:
+        with pytest.raises(ConfigError, match="a TokenRecord, not str") as caught:
+            lent.reject("s3cr3t")  # type: ignore[arg-type]
+        assert "s3cr3t" not in str(caught.traceback[-1].locals)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,9 @@ class LentToken:
         self._require_lent()
         refused = getattr(self._given, "last", self._given_to_owner) if record is None else record
         if not isinstance(refused, TokenRecord):
-            raise ConfigError(f"record is a TokenRecord, not {type(refused).__name__}")
+            kind = type(refused).__name__
+            del record, refused  # it may be the plain token
+            raise ConfigError(f"record is a TokenRecord, not {kind}")
         fingerprint = refused.access_token.fingerprint()
         if fingerprint not in self._rejected:  # else a later one has been rejected since, and stays so
             self._rejected.add(fingerprint)

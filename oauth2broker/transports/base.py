@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Protocol
+from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 from oauth2broker.errors import BrokerError, ConfigError
 from oauth2broker.grants import GrantType
 from oauth2broker.provider.strategy import ProviderStrategy
 
+CONNECT_SECONDS = 5.0
+TOTAL_SECONDS = 30.0
 MAX_RETRY_AFTER = 3600.0
 _ALLOCATED = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out for global unicast so far
 _DOCUMENTATION = ipaddress.ip_network("3fff::/20")  # RFC 9637, which older Pythons do not know
@@ -97,6 +100,22 @@ class BodyTooLargeError(Exception):
 
 class NeverSentError(Exception):
     """Nothing of a request went out; the message is the class name of what failed."""
+
+
+def require_timeouts(connect: object, total: object) -> None:
+    """Raise :class:`ConfigError` for what are no seconds, or more than a flow waits for an answer."""
+    for seconds, most in ((connect, CONNECT_SECONDS), (total, TOTAL_SECONDS)):
+        if not isinstance(seconds, int | float) or not 0 < seconds <= most:
+            raise ConfigError(f"timeouts are at most {CONNECT_SECONDS:g} and {TOTAL_SECONDS:g} seconds")
+
+
+def checked_verify(verify: object) -> Literal[True] | str:
+    """Give True or the path of a CA bundle; certificates are always verified."""
+    if verify is True:
+        return True
+    if not isinstance(verify, str | os.PathLike):
+        raise ConfigError("verify is True or the path of a CA bundle")
+    return os.fspath(verify)
 
 
 class TokenHttpClient(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import zlib
 from collections.abc import Iterable, Iterator
@@ -17,18 +18,20 @@ from oauth2broker.errors import BrokerError, ConfigError, TransientError, Transp
 from oauth2broker.grants import GrantType
 from oauth2broker.provider.strategy import ProviderStrategy
 from oauth2broker.transports.base import (
+    CONNECT_SECONDS,
+    TOTAL_SECONDS,
     BodyTooLargeError,
     HttpRequest,
     HttpResponse,
     NeverSentError,
     ResponseMetadata,
     ResponseMetadataSlot,
+    checked_verify,
+    require_timeouts,
 )
 from oauth2broker.transports.httpcore_wire import TARGET, Progress, Wire, current
 from oauth2broker.urls import checked_endpoint
 
-CONNECT_SECONDS = 5.0
-TOTAL_SECONDS = 30.0
 BODY_LIMIT = 1024 * 1024
 _CHUNK = 64 * 1024
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
@@ -54,15 +57,14 @@ class HttpxHttpClient:
     def __init__(
         self,
         *,
-        verify: bool | str = True,
+        verify: bool | str | os.PathLike[str] = True,
         cert: str | tuple[str, str] | None = None,
         proxy: str | None = None,
         connect_timeout: float = CONNECT_SECONDS,
         total_timeout: float = TOTAL_SECONDS,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        if not (0 < connect_timeout <= CONNECT_SECONDS and 0 < total_timeout <= TOTAL_SECONDS):
-            raise ConfigError(f"timeouts are at most {CONNECT_SECONDS:g} and {TOTAL_SECONDS:g} seconds")
+        require_timeouts(connect_timeout, total_timeout)
         if transport is not None and (verify is not True or cert is not None or proxy is not None):
             raise ConfigError("verify, cert and proxy are the business of the transport that is given")
         self._cert = cert
@@ -174,12 +176,11 @@ class HttpxTransportErrorMapper:
         return TransportError(f"the connection to the provider failed ({_root(error)})")
 
 
-def _tls_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
-    if verify is not True and not isinstance(verify, str):
-        raise ConfigError("verify is True or the path of a CA bundle")
+def _tls_context(verify: bool | str | os.PathLike[str], cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+    trusted = checked_verify(verify)
     failed: str
     try:
-        context = httpx.create_ssl_context() if verify is True else _trusting(verify)
+        context = httpx.create_ssl_context() if trusted is True else _trusting(trusted)
         if cert is not None:
             context.load_cert_chain(*([cert] if isinstance(cert, str) else cert))
     except (OSError, TypeError) as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from http.client import HTTPResponse as ClientResponse
@@ -25,18 +27,20 @@ from oauth2broker.forking import forget_in_children
 from oauth2broker.grants import GrantType
 from oauth2broker.provider.strategy import ProviderStrategy
 from oauth2broker.transports.base import (
+    CONNECT_SECONDS,
+    TOTAL_SECONDS,
     BodyTooLargeError,
     HttpRequest,
     HttpResponse,
     NeverSentError,
     ResponseMetadata,
     ResponseMetadataSlot,
+    checked_verify,
     require_public,
+    require_timeouts,
 )
 from oauth2broker.urls import checked_endpoint
 
-CONNECT_SECONDS = 5.0
-TOTAL_SECONDS = 30.0
 BODY_LIMIT = 1024 * 1024
 _CHUNK = 64 * 1024
 _POOLED = 32
@@ -58,17 +62,16 @@ class RequestsHttpClient:
     def __init__(
         self,
         *,
-        verify: bool | str = True,
+        verify: bool | str | os.PathLike[str] = True,
         cert: str | tuple[str, str] | None = None,
         proxies: dict[str, str] | None = None,
         connect_timeout: float = CONNECT_SECONDS,
         total_timeout: float = TOTAL_SECONDS,
     ) -> None:
-        if not (0 < connect_timeout <= CONNECT_SECONDS and 0 < total_timeout <= TOTAL_SECONDS):
-            raise ConfigError(f"timeouts are at most {CONNECT_SECONDS:g} and {TOTAL_SECONDS:g} seconds")
-        if verify is not True and not isinstance(verify, str):
-            raise ConfigError("verify is True or the path of a CA bundle")
-        self._verify = verify
+        require_timeouts(connect_timeout, total_timeout)
+        if proxies is not None and not isinstance(proxies, Mapping):
+            raise ConfigError("proxies are a dict of proxies' URLs by scheme, as in requests")
+        self._verify = checked_verify(verify)
         self._cert = cert
         self._proxies = dict(proxies or {})
         self._connect_timeout = connect_timeout

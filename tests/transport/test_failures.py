@@ -6,6 +6,7 @@ import itertools
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from oauth2broker import (
     TransportError,
 )
 from oauth2broker.transports.base import NeverSentError
+from oauth2broker.transports.httpx import HttpxHttpClient
 from tests.support import SERVICE_REQUEST, USER_REQUEST
 from tests.transport.sockets import (
     CONNECT,
@@ -216,10 +218,14 @@ def test_a_certificate_for_another_name_stops_the_request(certificate: Certifica
     assert server.bytes_received == 0
 
 
+@pytest.mark.parametrize("kind", [RequestsHttpClient, HttpxHttpClient])
+@pytest.mark.parametrize("of_type", [str, Path])
 @pytest.mark.parametrize("grant", GRANTS)
-def test_verify_names_the_authority_to_trust(certificate: Certificate, grant: str) -> None:
+def test_verify_names_the_authority_to_trust(
+    certificate: Certificate, grant: str, of_type: type[Any], kind: type[Any]
+) -> None:
     """With its CA bundle in ``verify`` a private provider is served over TLS."""
-    client = RequestsHttpClient(verify=certificate.path)
+    client = kind(verify=of_type(certificate.path))
     with SocketServer(answering(answer()), tls=certificate.context) as server:
         assert GRANTS[grant](broker_for(server.url, client)).access_token.expose() == "at-1"
         client.close()
@@ -247,10 +253,26 @@ def test_a_file_that_is_not_there_is_no_outage(
 
 
 @pytest.mark.parametrize("verify", [False, None, 5])
-def test_certificates_are_always_verified(verify: Any) -> None:
+@pytest.mark.parametrize("kind", [RequestsHttpClient, HttpxHttpClient])
+def test_certificates_are_always_verified(kind: type[Any], verify: Any) -> None:
     """``verify=False`` would give the client's secret to whoever answers."""
     with pytest.raises(ConfigError, match="verify is True or the path of a CA bundle"):
-        RequestsHttpClient(verify=verify)
+        kind(verify=verify)
+
+
+@pytest.mark.parametrize("seconds", ["5", None, 0, -1.0, 30.1, float("nan")])
+@pytest.mark.parametrize("kind", [RequestsHttpClient, HttpxHttpClient])
+def test_a_timeout_that_is_none_is_a_mistake(kind: type[Any], seconds: Any) -> None:
+    """Nothing waits for ever, nor longer than flows count on."""
+    for name in ("connect_timeout", "total_timeout"):
+        with pytest.raises(ConfigError, match="timeouts are at most 5 and 30 seconds"):
+            kind(**{name: seconds})
+
+
+def test_proxies_are_a_dict() -> None:
+    """As in requests, and not the one proxy of httpx."""
+    with pytest.raises(ConfigError, match="proxies are a dict"):
+        RequestsHttpClient(proxies="http://proxy.example.com:3128")  # type: ignore[arg-type]
 
 
 def test_a_handshake_that_never_ends_was_not_sent(hasty: RequestsHttpClient) -> None:
