@@ -14,7 +14,7 @@ from oauth2broker.testing.store_contract import StoreContract
 class BriskStore(SQLAlchemyStore):
     """The store, with leases that lapse within the patience of a test."""
 
-    _times = LeaseTimes(duration=1.0, watch=0.3, beat=0.3, retry=0.1)
+    _times = LeaseTimes(duration=4.0, watch=0.3, beat=0.3, retry=0.1)
 
 
 class SQLAlchemyContract(StoreContract):
