@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import pytest
+from filelock import FileLock
 
 from oauth2broker import (
     BackendError,
@@ -600,6 +601,50 @@ def test_reading_takes_no_lock(
     monkeypatch.setattr(store, "_write_locks", None)
     assert broker.refresh_access_token(USER_REQUEST) == record
     assert list(store.keys()) == [record.key]
+
+
+WRITES: dict[str, Callable[[FileStore, TokenRecord], object]] = {
+    "save": lambda store, record: store.save(record),
+    "swap": lambda store, record: store.compare_and_swap_refresh(record.key, record.refresh_token, record),
+    "revoke": lambda store, record: store.revoke(record.key, record.issued_at),
+    "delete": lambda store, record: store.delete(record.key),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_nothing_is_written_while_another_writes_there(
+    monkeypatch: pytest.MonkeyPatch,
+    store: FileStore,
+    folder: Path,
+    write: Callable[[FileStore, TokenRecord], object],
+) -> None:
+    """DESIGN 7: each writer reads, decides and replaces alone, be the other a process or a thread."""
+    record = make_record()
+    store.save(record)
+    before = contents(file_of(folder, record.key))
+    monkeypatch.setattr(file_module, "_WRITE_LOCK_SECONDS", 0.0)
+    part = disk.part_of(record.key.digest)
+    with (
+        FileLock(folder / "locks" / f"writes-{part}.lock"),
+        pytest.raises(BackendError, match="another process"),
+    ):
+        write(store, record)
+    with store._write_locks[part], pytest.raises(BackendError, match="another thread"):
+        write(store, record)
+    assert contents(file_of(folder, record.key)) == before
+    write(store, record)
+
+
+def test_a_relative_path_stays_where_it_was_when_the_process_moves(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    """A program that changes its directory, as a daemon does, finds its tokens where it kept them."""
+    monkeypatch.chdir(tmp_path)
+    store, record = FileStore(folder.name), make_record()
+    monkeypatch.chdir("/")
+    store.save(record)
+    assert FileStore(folder).fetch(record.key) == record
+    assert store.path == str(folder)
 
 
 def test_lock_files_stay(store: FileStore, folder: Path) -> None:
