@@ -11,6 +11,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
@@ -901,6 +902,20 @@ def test_the_callers_own_authentication_wins(web: responses.RequestsMock) -> Non
     )
 
 
+def test_no_password_of_a_netrc_takes_the_place_of_a_token(
+    broker: Broker, provider: LoopbackProvider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nor does it go along where the token is withheld: requests would take one for any host from there."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login theirs password theirs\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    url = provider.resource_endpoint
+    assert "Authorization" in requests.get(url, timeout=30).request.headers
+    sent = BrokerSession(broker, USER_REQUEST).get(url, withhold_token=True, timeout=30).request
+    assert "Authorization" not in sent.headers
+
+
 def test_the_token_updater_is_told_of_what_others_renewed(
     broker: Broker, provider: LoopbackProvider, logged_in: TokenRecord
 ) -> None:
@@ -1230,6 +1245,20 @@ def test_a_token_that_is_spent_gives_way_to_one_that_is_imported(provider: Loopb
         assert session.token["access_token"] == "fresh"
         session.token = {"access_token": "another", "expires_in": 3600}
         assert session.token["access_token"] == "fresh"
+
+
+def test_a_tombstone_and_what_can_be_renewed_outlast_an_import(broker: Broker, clock: ManualClock) -> None:
+    """However long ago they expired: the refresh token that is assigned may be dead, or spent."""
+    token = {"access_token": "kept elsewhere", "refresh_token": "r1", "expires_in": 60}
+    session, key = BrokerSession(broker, USER_REQUEST, token=token), broker.key_for(USER_REQUEST)
+    clock.advance(3600)
+    session.token = {"access_token": "another", "refresh_token": "r2", "expires_in": 60}
+    stored = broker.store.fetch(key)
+    assert stored is not None
+    assert stored.access_token.expose() == "kept elsewhere"
+    tombstone = broker.store.revoke(key, clock())
+    session.token = {"access_token": "another", "refresh_token": "r2", "expires_in": 60}
+    assert broker.store.fetch(key) == tombstone
 
 
 @pytest.mark.parametrize("mistake", [{"pending": 5}, {"token_updater": 5}])
