@@ -600,6 +600,23 @@ def test_a_token_that_stayed_behind_does_not_come_back(signer_auth: tuple[HttpxB
         assert (seen_by(server, token), seen_by(other, token)) == ([True, False], [False])
 
 
+def test_a_refusal_of_what_came_back_without_its_token_is_not_about_the_token(
+    signer_auth: tuple[HttpxBrokerAuth, str], provider: LoopbackProvider
+) -> None:
+    """There and back again: another origin does not make us renew by having our API ask for a token."""
+    auth, token = signer_auth
+    provider.clear()
+    back: list[str] = []
+    with httpx.Client(trust_env=False, follow_redirects=True, auth=auth) as web:
+        with SocketServer(scripted(lambda _: answer(302, b"", {"Location": back[0]}))) as other:
+            first = [answer(302, b"", {"Location": other.url})]
+            with SocketServer(scripted(lambda _: first.pop() if first else UNAUTHORIZED)) as server:
+                back.append(f"{server.url}/transfer")
+                assert web.get(server.url).status_code == 401
+                web.close()
+    assert (seen_by(server, token), provider.token_calls) == ([True, False], 0)
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_what_another_origin_says_is_not_about_the_token(
     status: int, signer_auth: tuple[HttpxBrokerAuth, str], provider: LoopbackProvider
