@@ -7,13 +7,23 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
 
-from oauth2broker import BackendError, Broker, MemoryStore, StoreKey, TokenRecord, TokenSecret, TransientError
+from oauth2broker import (
+    BackendError,
+    Broker,
+    BrokerSession,
+    MemoryStore,
+    StoreKey,
+    TokenRecord,
+    TokenSecret,
+    TransientError,
+)
 from oauth2broker.flows import keeper as keeper_module
-from oauth2broker.stores.base import CompareAndSwapOutcome
+from oauth2broker.stores.base import ANY, CompareAndSwapOutcome, ExpectedRefresh
 from oauth2broker.testing import Fault, LoopbackProvider
 from tests.support import (
     REDIRECT_URI,
@@ -51,6 +61,40 @@ class Store(MemoryStore):
             raise self.failure("down")
 
 
+class Watched(MemoryStore):
+    """Notes of each write whether somebody had the lease."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bool] = []
+        self._is_leased = False
+
+    @contextmanager
+    def refresh_lease(self, key: StoreKey, *, timeout: float) -> Iterator[bool]:
+        with super().refresh_lease(key, timeout=timeout) as is_ours:
+            self._is_leased = is_ours
+            try:
+                yield is_ours
+            finally:
+                self._is_leased = False
+
+    def save(self, record: TokenRecord) -> None:
+        self.writes.append(self._is_leased)
+        super().save(record)
+
+    def compare_and_swap_refresh(
+        self, key: StoreKey, expected_refresh: TokenSecret | str | None, replacement: TokenRecord
+    ) -> CompareAndSwapOutcome:
+        self.writes.append(self._is_leased)
+        return super().compare_and_swap_refresh(key, expected_refresh, replacement)
+
+    def revoke(
+        self, key: StoreKey, instant: datetime, expected_refresh: ExpectedRefresh = ANY
+    ) -> TokenRecord | None:
+        self.writes.append(self._is_leased)
+        return super().revoke(key, instant, expected_refresh)
+
+
 @pytest.fixture
 def store() -> Store:
     """A store that can be down."""
@@ -64,6 +108,18 @@ def broker(provider: LoopbackProvider, clock: ManualClock, store: Store) -> Brok
     log_in(made, provider)
     expire(clock)
     return made
+
+
+def test_a_login_a_logout_and_an_import_write_under_the_lease(
+    provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Else what another process has renewed meanwhile would be lost, or would bring back what was revoked."""
+    store = Watched()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
+        BrokerSession(broker, USER_REQUEST, token={"access_token": "kept elsewhere", "expires_in": 60})
+        log_in(broker, provider)
+        broker.revoke(USER_REQUEST)
+    assert store.writes == [True] * 3
 
 
 def test_an_interrupted_write_is_kept_and_done(broker: Broker, store: Store) -> None:
