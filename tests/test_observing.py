@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 
 from oauth2broker import (
     AuthorizationRequiredError,
     Broker,
+    BrokerError,
     CachedTokenRequest,
     Delay,
     FlowEvent,
@@ -17,13 +19,17 @@ from oauth2broker import (
     FlowOutcome,
     FlowSpan,
     Level,
+    ProviderCall,
     ProviderId,
+    ProviderStrategy,
     RateLimitContext,
     RateLimitDecision,
+    RequestDraft,
     RetryDirective,
     TransientError,
     record_flow_outcome,
 )
+from oauth2broker.flows.telemetry import Telemetry
 from oauth2broker.testing import LoopbackProvider
 from tests.support import (
     REDIRECT_URI,
@@ -194,3 +200,32 @@ def test_an_observer_that_calls_its_broker_hears_nothing_of_that(provider: Loopb
     heard = Counter(event.stage for event in listener.events)
     assert heard["start_authorization"] > 0
     assert caller.told["start_authorization"] == 0
+
+
+@pytest.mark.parametrize(
+    ("suffix", "is_told"), [("", True), ("?client_secret=hush", True), ("/hush", False), ("-hush", False)]
+)
+def test_of_an_address_only_what_the_descriptor_says_is_told(
+    provider: LoopbackProvider, suffix: str, is_told: bool
+) -> None:
+    """A strategy may put a secret into the query or the path: then the host is all that is told."""
+
+    class Shape(ProviderStrategy):
+        def shape_request(self, draft: RequestDraft) -> None:
+            draft.url += suffix
+
+    listener, descriptor = Listener(), provider.descriptor(strategy=Shape())
+    with Broker(descriptor, "demo-client", "demo-secret", observers=[listener]) as broker:
+        with suppress(BrokerError):
+            broker.client_credentials(SERVICE_REQUEST)
+    [call] = [step for event in listener.events for step in event.steps if isinstance(step, ProviderCall)]
+    assert (call.host, call.url) == ("127.0.0.1", provider.token_endpoint if is_told else None)
+    assert "hush" not in repr(listener.events)
+
+
+def test_a_span_is_the_current_one_of_its_own_broker_only() -> None:
+    """What another broker does in our flow, closing for example, says nothing of our flow."""
+    ours, theirs = (Telemetry((), ProviderId(name), float) for name in ("ours", "theirs"))
+    with ours.span(FlowKind.REFRESH, "renew", None) as span:
+        assert (ours.current(), theirs.current()) == (span, None)
+    assert ours.current() is None
