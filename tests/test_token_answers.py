@@ -19,6 +19,7 @@ from oauth2broker import (
     AuthorizationError,
     Broker,
     BrokerError,
+    CachedTokenRequest,
     ConfigError,
     GrantType,
     InsufficientScopeError,
@@ -602,6 +603,22 @@ def test_any_expires_in_gives_a_usable_record(
 
 
 @pytest.mark.parametrize("flow", FLOWS)
+def test_a_lifetime_counts_from_when_the_request_was_sent(
+    provider: LoopbackProvider, broker: Broker, clock: ManualClock, flow: Flow
+) -> None:
+    """The provider may have counted from then: after a slow answer no token is served that has expired."""
+    sent: list[datetime] = []
+
+    def slowly(payload: dict[str, object]) -> dict[str, object]:
+        sent.append(clock.now)
+        clock.advance(20)
+        return payload
+
+    record = flow(broker, provider, clock, Fault.rewrite(slowly))
+    assert (record.issued_at, record.expires_at) == (sent[0], sent[0] + timedelta(hours=1))
+
+
+@pytest.mark.parametrize("flow", FLOWS)
 def test_a_missing_expires_in_is_unknown(
     provider: LoopbackProvider, broker: Broker, clock: ManualClock, flow: Flow
 ) -> None:
@@ -1151,16 +1168,17 @@ def test_a_service_token_that_cannot_be_read_is_asked_for_again(
     assert provider.token_calls == 2
 
 
+@pytest.mark.parametrize("resource", [None, "https://api.example.com/"])
 def test_a_refresh_token_rescued_from_a_login_serves_the_same_request(
-    provider: LoopbackProvider, broker: Broker, clock: ManualClock
+    provider: LoopbackProvider, broker: Broker, clock: ManualClock, resource: str | None
 ) -> None:
     """A login whose answer could not be used is finished by the next renewal, without the user."""
-    session = broker.start_authorization(TENANT, USER, SCOPE, REDIRECT_URI)
+    session = broker.start_authorization(TENANT, USER, SCOPE, REDIRECT_URI, resource=resource)
     provider.inject(without("access_token"))
     with pytest.raises(TransientError):
         broker.complete_authorization(session, provider.browse(session.authorize_url))
-    record = broker.refresh_access_token(USER_REQUEST)
-    assert record.scope == ScopeSet(SCOPE)
+    record = broker.refresh_access_token(CachedTokenRequest(TENANT, USER, SCOPE, resource=resource))
+    assert (record.scope, record.resource) == (ScopeSet(SCOPE), resource)
     assert provider.is_live(record.access_token.expose())
 
 
