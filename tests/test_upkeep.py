@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +39,7 @@ from oauth2broker import (
     TokenRecord,
     TransientError,
 )
+from oauth2broker.flows import upkeep
 from oauth2broker.testing import Fault, LoopbackProvider
 from tests.support import REDIRECT_URI, SCOPE, TENANT, ManualClock
 
@@ -222,7 +224,9 @@ def test_a_provider_that_is_down_is_an_error_per_key_and_asked_again_later(
 ) -> None:
     """The next run, after what the provider asked for, renews all."""
     provider.inject(Fault.answer(503, headers={"Retry-After": "120"}), times=3)
-    down = users.renew_due(within=timedelta(minutes=15), jitter=AT_ONCE)
+    told: list[RenewalProgress] = []
+    down = users.renew_due(within=timedelta(minutes=15), jitter=AT_ONCE, progress=told.append)
+    assert [(step.renewed, step.error) for step in told] == [(False, down.errors[step.key]) for step in told]
     assert {type(error) for error in down.errors.values()} == {TransientError}
     assert [error.retry_after for error in down.errors.values()] == [120.0] * 3
     waiting = users.renew_due(within=timedelta(minutes=15), jitter=AT_ONCE)
@@ -315,6 +319,36 @@ def test_the_walk_waits_for_a_budget_that_comes_in_time(
         )
     assert (report.renewed, report.errors, provider.token_calls, told) == (3, {}, 3, [1, 2, 3])
     assert all(later - sooner >= 0.02 for sooner, later in itertools.pairwise(due_at))
+
+
+def test_nothing_is_done_while_everything_waits_for_a_budget(
+    users: Broker, provider: LoopbackProvider, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The walk sleeps a second at most at a time, not long after the time is there, and asks for nothing."""
+    pauses: list[float] = []
+    asked_at: list[float] = []
+    slept = SimpleNamespace(monotonic=lambda: 1000.0 + sum(pauses), sleep=pauses.append)
+
+    class Later:
+        def evaluate(self, context: RateLimitContext) -> RateLimitDecision:
+            asked_at.append(slept.monotonic())
+            return RateLimitDecision() if asked_at[-1] >= 1002.5 else Delay(RetryDirective(2.5))
+
+    with Broker(
+        provider.descriptor(),
+        "demo-client",
+        "demo-secret",
+        store=users.store,
+        clock=clock,
+        rate_limit=Later(),
+    ) as bounded:
+        monkeypatch.setattr(upkeep, "time", slept)
+        report = bounded.renew_due(
+            within=timedelta(minutes=15), jitter=AT_ONCE, patience=timedelta(seconds=2.5)
+        )
+    assert (report.renewed, report.errors) == (3, {})
+    assert asked_at == [1000.0] * 3 + [1002.5] * 3
+    assert pauses == [1.0, 1.0, 0.5]
 
 
 class Gate:
@@ -447,7 +481,9 @@ def test_a_refresh_token_that_lapses_for_good_is_used_once_more(
         assert renewed is not None
         assert renewed.refresh_expires_at == found.issued_at + timedelta(days=7)
         store.save(replace(renewed, expires_at=clock() + timedelta(days=90)))
-        assert broker.renew_due(within=DAY).due == 0
+        for _ in range(24):
+            assert broker.renew_due(within=DAY).due == 0
+            clock.advance(3600)
 
 
 def test_what_cannot_be_renewed_is_not_due(users: Broker, provider: LoopbackProvider) -> None:
@@ -497,13 +533,30 @@ def test_a_record_that_cannot_be_read_is_reported_and_a_listing_that_breaks_rais
     with Broker(provider.descriptor(), "demo-client", "demo-secret", store=store, clock=clock) as broker:
         store.bad = broker.key_for(request(3))
         report = broker.renew_due(within=timedelta(minutes=15), jitter=AT_ONCE)
-        assert (report.renewed, list(report.errors)) == (2, [store.bad])
+        assert (report.due, report.renewed, list(report.errors)) == (2, 2, [store.bad])
         assert isinstance(report.errors[store.bad], SerializationError)
         store.lists = False
         with pytest.raises(BackendError):
             broker.renew_due(within=timedelta(minutes=15))
         with pytest.raises(BackendError):
             broker.prune()
+
+
+def test_a_record_that_goes_while_the_store_lists_is_not_due(
+    users: Broker, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """Whoever deletes it meanwhile does not end the walk."""
+
+    class Stale(MemoryStore):
+        def keys_due(self, provider: str, client_id: str, before: datetime) -> Iterator[StoreKey]:
+            yield users.key_for(request(3))
+
+        keys_dead = keys_due
+
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", store=Stale(), clock=clock) as broker:
+        report = broker.renew_due(within=HOUR, jitter=AT_ONCE)
+        assert (report.seen, report.due, report.errors) == (1, 0, {})
+        assert broker.prune(older_than=AT_ONCE).keys == ()
 
 
 @pytest.mark.parametrize("odd", ["a digest", None])
