@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,3 +165,29 @@ def test_a_thread_that_cannot_be_started_fails_nobody(
         clock.now += SECONDS
         clock.look()
         assert not is_open(pair[0])
+
+
+def _wait_in_child(deadlines: Deadlines, results: Any) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, deadlines.bound():
+        ours.settimeout(PATIENCE)
+        deadlines.name(ours.fileno())
+        results.put(ours.recv(1))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_after_a_fork_has_a_thread_of_its_own_that_looks() -> None:
+    """Its parent's looks at nothing there, and may have held the lock. In real time."""
+    context = multiprocessing.get_context("fork")
+    deadlines, results = Deadlines(0.0), context.Queue()
+    child = context.Process(target=_wait_in_child, args=(deadlines, results), daemon=True)
+    with deadlines.bound():
+        thread = deadlines._thread
+        assert thread is not None
+        with deadlines._lock:
+            child.start()
+        assert results.get(timeout=2 * PATIENCE) == b""
+    child.join(PATIENCE)
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
