@@ -547,6 +547,18 @@ def test_a_change_by_another_is_seen_even_where_the_file_looks_alike(store: File
     assert store.fetch(record.key) == replace(record, access_token=TokenSecret("token-c"))
 
 
+def test_the_cache_has_an_end(monkeypatch: pytest.MonkeyPatch, store: FileStore, folder: Path) -> None:
+    """A process that serves ever more users does not keep a record of each."""
+    monkeypatch.setattr(file_module, "_MOST_CACHED", 3)
+    records = [make_record(f"user-{number}") for number in range(10)]
+    for record in records:
+        store.save(record)
+        settle(file_of(folder, record.key))
+        assert store.fetch(record.key) == record
+        assert len(store._cache) <= 3
+    assert [store.fetch(record.key) for record in records] == records
+
+
 def test_a_file_from_the_future_is_read_each_time(store: FileStore, folder: Path, parses: list[str]) -> None:
     """Its clock was ahead, or ours was set back: a change of it may not show."""
     record = make_record()
