@@ -270,6 +270,17 @@ def test_a_child_after_a_fork_knows_nothing_of_its_parents_leases(leases: Leases
     assert backend.released == []
 
 
+def test_one_thread_prolongs_all_leases(backend: Backend) -> None:
+    """However many are held, one after the other or at once."""
+    backend.holder, beats = None, "oauth2broker-leases"
+    leases = Leases(backend, LeaseTimes(beat=0.01))
+    before = {thread for thread in threading.enumerate() if thread.name == beats}
+    with leases.hold("a", 0.0), leases.hold("b", 0.0):
+        [heart] = {thread for thread in threading.enumerate() if thread.name == beats} - before
+    heart.join(PATIENCE)
+    assert not heart.is_alive()
+
+
 def test_a_holder_is_sure_of_its_lease_for_as_long_as_it_was_given(
     leases: Leases, backend: Backend, clock: Clock
 ) -> None:
