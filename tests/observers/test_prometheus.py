@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,21 @@ def test_a_scrape_brings_what_a_renewal_counted(
     assert total(found, remaining, flow="refresh", le="1800.0") == 1
     assert total(found, remaining, flow="refresh", le="3600.0") == 2
     assert total(found, "oauth2_broker_lease_wait_seconds_count", flow="refresh") == 1
+
+
+def test_a_scrape_tells_what_refresh_tokens_have_left(
+    registry: CollectorRegistry, provider: LoopbackProvider, clock: ManualClock
+) -> None:
+    """So that an alert comes before the users must log in again."""
+    descriptor = provider.descriptor(default_refresh_expires_in=timedelta(days=30))
+    observers = [PrometheusObserver(registry)]
+    with Broker(descriptor, "demo-client", "demo-secret", clock=clock, observers=observers) as broker:
+        log_in(broker, provider)
+        clock.advance(1800)
+        broker.refresh_access_token(USER_REQUEST)
+    found, name = figures_of(registry), "oauth2_broker_grant_remaining_seconds"
+    assert total(found, f"{name}_count", flow="refresh") == 1
+    assert total(found, f"{name}_sum", flow="refresh") == pytest.approx(30 * 86400 - 1800, abs=5)
 
 
 def test_counters_are_there_at_zero_before_anything_fails(
