@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from contextlib import suppress
 
@@ -18,6 +19,7 @@ from oauth2broker import (
     FlowKind,
     FlowOutcome,
     FlowSpan,
+    LeaseWait,
     Level,
     ProviderCall,
     ProviderId,
@@ -221,6 +223,22 @@ def test_of_an_address_only_what_the_descriptor_says_is_told(
     [call] = [step for event in listener.events for step in event.steps if isinstance(step, ProviderCall)]
     assert (call.host, call.url) == ("127.0.0.1", provider.token_endpoint if is_told else None)
     assert "hush" not in repr(listener.events)
+
+
+def test_the_times_of_a_flow_lie_within_it(provider: LoopbackProvider) -> None:
+    """It took no longer than its caller waited, and nothing in it began before it or ended after it."""
+    listener = Listener()
+    with Broker(provider.descriptor(), "demo-client", "demo-secret", observers=[listener]) as broker:
+        log_in(broker, provider)
+        began = time.monotonic()
+        broker.refresh_access_token(USER_REQUEST.force_refresh())
+        took = time.monotonic() - began
+    end = listener.events[-1]
+    assert end.seconds is not None
+    assert 0 < end.seconds <= took
+    assert [type(step) for step in end.steps] == [LeaseWait, ProviderCall]
+    assert all(step.after >= 0 and step.after + step.seconds <= end.seconds + 1e-6 for step in end.steps)
+    assert all(step.seconds > 0 for step in end.steps)
 
 
 def test_a_span_is_the_current_one_of_its_own_broker_only() -> None:
