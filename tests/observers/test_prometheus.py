@@ -257,6 +257,17 @@ def test_tenants_have_a_label_on_request_up_to_a_cap(
     assert not any("tenant" in dict(labels) for name, labels in found if "token_call" in name)
 
 
+def test_a_flow_of_no_tenant_takes_nobodys_label(registry: CollectorRegistry) -> None:
+    """As a walk whose store cannot be listed: its label is empty, and the cap counts tenants only."""
+    observer, name = PrometheusObserver(registry, tenants=1), "oauth2_broker_flow_total"
+    for tenant in (None, "a"):
+        record_flow_outcome(
+            FlowKind.REFRESH, FlowOutcome.FAILURE, observers=[observer], provider="p", tenant=tenant
+        )
+    found = figures_of(registry)
+    assert [total(found, name, tenant=tenant) for tenant in ("", "a", OTHER_TENANTS)] == [1, 1, 0]
+
+
 @given(tenant=some.text(min_size=1, max_size=200), provider=some.text(min_size=1, max_size=100))
 def test_hostile_names_do_not_break_the_exposition(tenant: str, provider: str) -> None:
     """An adapter of somebody else's may count anything; what is scraped can be parsed."""
