@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as some
+from hypothesis import example, given, strategies as some
 
 from oauth2broker import (
     Broker,
@@ -111,6 +111,9 @@ def test_a_line_says_what_is_known_and_its_fields_are_in_extra() -> None:
 
 
 @given(some.text(max_size=30))
+@example("result=hit")
+@example('"')
+@example("\\")
 def test_a_line_is_one_line_and_can_be_taken_apart(stage: str) -> None:
     """Whatever an adapter calls its stage: neither a line feed nor a forged field gets in."""
     log = Log()
