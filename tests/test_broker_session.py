@@ -784,6 +784,12 @@ def test_nothing_is_imported_of_an_empty_token(broker: Broker, logged_in: TokenR
     assert stored(broker) == logged_in
 
 
+def test_an_access_token_alone_is_imported(broker: Broker) -> None:
+    """By assigning to it, as programs do that keep nothing else."""
+    BrokerSession(broker, USER_REQUEST).access_token = "kept elsewhere"
+    assert BrokerSession(broker, USER_REQUEST).access_token == "kept elsewhere"
+
+
 def test_a_refresh_token_alone_is_imported(
     broker: Broker, provider: LoopbackProvider, clock: ManualClock, session: BrokerSession
 ) -> None:
