@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from oauth2broker import (
     Broker,
     BrokerError,
     CachedTokenRequest,
+    ConfigError,
     Delay,
     FlowEvent,
     FlowKind,
@@ -55,6 +57,9 @@ class Listener:
         self.events.append(event)
 
 
+LISTENER = Listener()
+
+
 class Breaker:
     """Fails on every event."""
 
@@ -83,6 +88,15 @@ def test_every_flow_tells_of_its_attempt_and_its_end(provider: LoopbackProvider)
         (FlowKind.CLIENT_CREDENTIALS, "client_credentials", success, None),
     ]
     assert {(event.provider, event.tenant) for event in listener.events} == {("loopback", "tenant-acme")}
+
+
+@pytest.mark.parametrize("observers", [7, [7], [Listener], [LISTENER, Breaker(), LISTENER]])
+def test_what_does_not_observe_or_would_be_told_twice_is_refused(
+    provider: LoopbackProvider, observers: Any
+) -> None:
+    """When the broker is made: later it would be a warning at each event, or each count would double."""
+    with pytest.raises(ConfigError, match="observer"):
+        Broker(provider.descriptor(), "demo-client", "demo-secret", observers=observers)
 
 
 def test_an_observer_that_fails_is_logged_and_breaks_nothing(
