@@ -646,7 +646,7 @@ def test_a_missing_or_hostile_member_is_a_serialization_error(
         assert session.state not in str(caught.value)
 
 
-@pytest.mark.parametrize("verifier", ["\ud800", "", "a\nb", "short"])
+@pytest.mark.parametrize("verifier", ["\ud800", "", "a\nb", "short", "a" * 42, "a" * 129, "a" * 43 + "\n"])
 def test_a_session_whose_verifier_cannot_be_one_is_a_serialization_error(
     session: AuthorizationSession, verifier: str
 ) -> None:
