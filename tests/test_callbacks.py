@@ -249,6 +249,14 @@ def test_a_callback_without_a_usable_code_is_refused(
     assert broker.complete_authorization(session, callback).access_token
 
 
+def test_a_callback_of_more_parameters_than_anybody_sends_is_refused(
+    broker: Broker, provider: LoopbackProvider, session: AuthorizationSession, callback: str
+) -> None:
+    """Whoever can reach the redirect URI does not choose how long it takes to read."""
+    flood = callback + "".join(f"&p{number}=" for number in range(100))
+    assert_refused(broker, provider, session, flood, AuthorizationError)
+
+
 @pytest.mark.parametrize("garbage", ["", "?", "#", " ", "\x00", "\ud800", "%", "=", REDIRECT_URI, {}])
 def test_garbage_for_a_callback_carries_no_state(
     provider: LoopbackProvider, broker: Broker, session: AuthorizationSession, garbage: Any
