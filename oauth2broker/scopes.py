@@ -26,6 +26,7 @@ class ScopeSet(Collection[str]):
     fingerprint: str = field(compare=False)
 
     def __init__(self, tokens: str | Iterable[str] = ()) -> None:
+        object.__setattr__(self, "normalized", "")  # for a repr of one whose tokens are refused
         normalized = " ".join(sorted({_checked(token) for token in _split(tokens)}))
         digest = hashlib.sha256(normalized.encode("ascii")).digest()
         object.__setattr__(self, "normalized", normalized)

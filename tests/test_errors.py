@@ -3,6 +3,7 @@
 import copy
 import pickle
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,18 +14,25 @@ from oauth2broker import (
     AuthorizationRequiredError,
     BackendError,
     BrokerError,
+    CachedTokenRequest,
     ConfigError,
     DelayedError,
     InsufficientScopeError,
     InvalidClientError,
     InvalidGrantError,
+    ProviderDescriptor,
+    ProviderQuirks,
+    ProviderTemplate,
     RevokedError,
+    ScopeSet,
     SerializationError,
     StateMismatchError,
     StoreError,
     TransientError,
     TransportError,
 )
+from oauth2broker.client_auth.apple import AppleClientSecret
+from oauth2broker.integrations.requests_oauthlib import BrokerSession
 
 PARENTS: dict[type[BrokerError], type[Exception]] = {
     BrokerError: Exception,
@@ -211,3 +219,27 @@ def test_an_error_class_says_what_it_means(kind: type[BrokerError]) -> None:
     """Each has a docstring of its own, not an inherited one."""
     assert kind.__doc__
     assert "__doc__" in vars(kind)
+
+
+def refusals() -> list[Callable[[], object]]:
+    """Give constructors with arguments that they refuse."""
+    broker: Any = 5
+    return [
+        lambda: AppleClientSecret("TEAM", "client", "KEY", ""),
+        lambda: BrokerSession(broker, CachedTokenRequest("tenant", "user", "read")),
+        lambda: ProviderDescriptor("", "https://p.example.com/token", ["client_credentials"]),
+        lambda: ProviderQuirks(api_header=""),
+        lambda: ProviderTemplate("", variables={}),
+        lambda: ScopeSet('"'),
+    ]
+
+
+@pytest.mark.parametrize("refuse", refusals())
+def test_what_refuses_its_arguments_can_be_shown(refuse: Callable[[], object]) -> None:
+    """A crash reporter shows ``self`` in the frame of the constructor, and must not fail at it."""
+    with pytest.raises(ConfigError) as refused:
+        refuse()
+    told = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
+    shown = [frame.locals["self"] for frame in told.stack if frame.locals and "self" in frame.locals]
+    assert shown
+    assert not any("object at" in each for each in shown)

@@ -36,14 +36,14 @@ class AppleClientSecret:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self._claims = {"iss": team_id, "aud": _AUDIENCE, "sub": client_id}
+        self._key_id = key_id  # before anything is raised: who reports that shows a repr of us
         require_jwt()
         source = secret_source(private_key)
         del private_key  # from here on nothing plain is in this frame
         if isinstance(source, ConfigError):
             raise source
         self._key: SecretSource = source
-        self._claims = {"iss": team_id, "aud": _AUDIENCE, "sub": client_id}
-        self._key_id = key_id
         self._clock = clock
         self._made: tuple[datetime, TokenSecret] | None = None
 

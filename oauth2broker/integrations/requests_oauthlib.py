@@ -103,6 +103,8 @@ class BrokerSession(OAuth2Session):  # type: ignore[misc]
         self._tokens.take_over(given)
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_tokens"):
+            return "BrokerSession()"  # its arguments were refused, and who reports that shows a repr of us
         family = self._tokens.key.family
         return f"BrokerSession({family.tenant!r}, {family.principal!r}, {family.provider!r})"
 

@@ -65,7 +65,8 @@ class ProviderTemplate:
         **fields: Any,
     ) -> None:
         put = object.__setattr__
-        put(self, "id", checked_name("id", id))
+        put(self, "id", id)  # before anything is raised: who reports that shows a repr of us
+        checked_name("id", id)
         kinds = checked_texts("variables", variables)
         checked = {name: checked_member(f"the kind of {name}", VariableKind, kinds[name]) for name in kinds}
         put(self, "variables", FrozenMapping(checked))
