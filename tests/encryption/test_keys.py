@@ -151,6 +151,7 @@ NO_KEYS: dict[str, Any] = {
     "33 bytes": RAW + b"x",
     "base64 of 31 bytes": base64.b64encode(RAW[:-1]).decode(),
     "hex": RAW.hex(),
+    "a key and a slip": f"{OLD[:8]}*{OLD[8:]}",
     "another language": "ключ" * 11,
     "half a surrogate": OLD[:-1] + "\ud800",
     "a secret that is none": TokenSecret(OLD[:-4]),
