@@ -63,6 +63,7 @@ from oauth2broker import (
     TokenSecret,
     TransientError,
 )
+from oauth2broker.client_auth.apple import AppleClientSecret
 from tests.support import REDIRECT_URI, SCOPE, SERVICE_REQUEST, TENANT, USER, USER_REQUEST, Crowd, ManualClock
 from tests.test_secrecy import Witness
 
@@ -649,6 +650,7 @@ def test_a_client_without_the_extra_is_told_its_name(hidden: str, monkeypatch: p
     makes: list[Callable[[], object]] = [
         lambda: ClientSecretJwt(LONG_SECRET),
         lambda: PrivateKeyJwt(Path("key.pem"), algorithm="RS256"),
+        lambda: AppleClientSecret("TEAM", CLIENT_ID, "KEY", Path("key.pem")),
         lambda: open_broker(Provider(), LONG_SECRET, descriptor=describe(client_auth="client_secret_jwt")),
     ]
     for make in makes:
@@ -920,6 +922,22 @@ def test_a_certificate_can_be_replaced_while_the_program_runs(
     assert [name for name, _ in seen] == ["client", "other"]
 
 
+def test_a_certificate_is_found_from_wherever_the_program_goes(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that changes its folder presents the same files."""
+    monkeypatch.chdir(certificates)
+    authentication = TlsClientAuth("client.pem", "client.key")
+    monkeypatch.chdir("/")
+    assert authentication.cert == (str(certificates / "client.pem"), str(certificates / "client.key"))
+
+
+def test_a_path_that_no_file_can_have_is_a_mistake_at_once() -> None:
+    """A zero byte, which the system refuses with a ValueError."""
+    with pytest.raises(ConfigError, match=r"cannot be used \(ValueError\)"):
+        TlsClientAuth("client\0.pem")
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -1033,6 +1051,7 @@ MISTAKES: list[Callable[[], object]] = [
     lambda: PrivateKeyJwt(f"{LONG_SECRET}\ud800", algorithm="RS256"),
     lambda: PrivateKeyJwt(LONG_SECRET, algorithm="RS256", key_id=""),
     lambda: PrivateKeyJwt(LONG_SECRET, algorithm="RS256", headers={"alg": "none"}),
+    lambda: AppleClientSecret("TEAM", CLIENT_ID, "KEY", f"{LONG_SECRET}\ud800"),
     lambda: open_broker(Provider(), LONG_SECRET, descriptor=describe(client_auth="private_key_jwt")),
     lambda: open_broker(Provider(), LONG_SECRET, client_auth=ClientSecretPost(LONG_SECRET)),
 ]

@@ -323,6 +323,23 @@ def test_apple_s_client_secret_is_made_anew_before_it_lapses(apple_key: str) -> 
     assert secret() != second
 
 
+def test_an_outage_of_what_holds_apple_s_key_is_one(apple_key: str) -> None:
+    """The error of the vault goes to the caller, who can tell when to ask again; nothing is sent."""
+    down = [TransientError("the vault is down", retry_after=7)]
+
+    def read() -> str:
+        if down:
+            raise down.pop()
+        return apple_key
+
+    secret = AppleClientSecret("TEAM1", CLIENT_ID, "KEY1", read)
+    story = Story(describe(ProviderStrategy()), token(), secret=secret)
+    with pytest.raises(TransientError, match="the vault is down") as caught:
+        story.log_in()
+    assert caught.value.retry_after == 7
+    assert story.provider.sent == []
+
+
 def test_apple_s_key_is_never_shown(apple_key: str) -> None:
     """Neither the repr nor the error about a key that is none holds it."""
     assert "BEGIN" not in repr(AppleClientSecret("TEAM1", CLIENT_ID, "KEY1", apple_key))
