@@ -235,6 +235,14 @@ def test_a_value_that_no_id_can_hold_is_refused(kind: str, value: str) -> None:
         template(kind).descriptor(place=value)
 
 
+def test_the_longest_id_there_can_be_is_taken() -> None:
+    """128 characters, and not one more."""
+    longest = "s" * (128 - len("demo:"))
+    assert len(template("segment").descriptor(place=longest).id) == 128
+    with pytest.raises(ConfigError, match="an id of 129 characters"):
+        template("segment").descriptor(place=f"{longest}s")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
@@ -386,6 +394,8 @@ def test_case_counts_where_it_counts_for_the_server(kind: str, one: str, other: 
     [
         ("host", "acme.example.org", "demo:acme.example.org"),
         ("host", "acme.example.org:8443", "demo:acme.example.org%3A8443"),
+        ("host", "acme.example.org:1", "demo:acme.example.org%3A1"),
+        ("host", "acme.example.org:65535", "demo:acme.example.org%3A65535"),
         ("label", "acme", "demo:acme"),
         ("segment", "a b:c", "demo:a%20b%3Ac"),
         ("base_url", "https://acme.example.org/sso", "demo:acme.example.org/sso"),
@@ -429,7 +439,7 @@ def test_variables_are_filled_wherever_a_text_is() -> None:
     """In endpoints, issuer, parameters by grant, headers and quirks; other values stay as they are."""
     described = ProviderTemplate(
         "demo",
-        variables={"host": "host", "account": "segment"},
+        variables={"host": "host", "account": "segment", "code": "text"},
         token_endpoint="https://{host}/{account}/token",
         authorization_endpoint="https://{host}/authorize",
         issuer="https://{host}",
@@ -439,9 +449,11 @@ def test_variables_are_filled_wherever_a_text_is() -> None:
         token_headers={"X-Account": "id={account}"},
         default_expires_in=timedelta(hours=1),
         quirks=ProviderQuirks(
-            assertion_audience="https://{host}/aud", param_names={"scope": None}, error_paths=["errors.0"]
+            assertion_audience="https://{host}/aud",
+            param_names={"scope": None},
+            error_paths=["errors.{code}"],
         ),
-    ).descriptor(host="a.example", account="7")
+    ).descriptor(host="a.example", account="7", code="0")
     assert described == ProviderDescriptor(
         "demo:a.example:7",
         "https://a.example/7/token",

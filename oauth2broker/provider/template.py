@@ -200,7 +200,7 @@ def _checked(name: str, kind: VariableKind, value: str) -> str:
 
 def _host(name: str, value: str) -> str:
     host, colon, port = value.lower().partition(":")
-    is_host = all(_LABEL.fullmatch(label) for label in host.split(".")) and len(host) <= 253
+    is_host = all(_LABEL.fullmatch(label) for label in host.split("."))
     if not (is_host and value.isascii()):  # Unicode has letters whose lower case is ASCII
         _refuse(name, value, "a host name such as acme.example.com, without https:// and without a path")
     if colon and (not _PORT.fullmatch(port) or not 0 < int(port) < 65536):
