@@ -124,7 +124,7 @@ def _instant(value: object, unit: TimeUnit) -> datetime | None:
     number = _number(value, unit)
     try:
         if number is not None:
-            return datetime.fromtimestamp(number, UTC) if number > 0 else None
+            return datetime.fromtimestamp(number, UTC)
         found = datetime.fromisoformat(value) if isinstance(value, str) else None
         if found is None:
             return None

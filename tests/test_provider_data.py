@@ -346,7 +346,10 @@ HOUR = timedelta(hours=1)
             timedelta(seconds=60),
         ),
         (ExpiryRule("until", absolute=True), {"until": 1e300}, HOUR, HOUR),
+        (ExpiryRule("until", absolute=True), {"until": 1e17}, HOUR, HOUR),
         (ExpiryRule("until", absolute=True), {"until": 5}, HOUR, HOUR),
+        (ExpiryRule("until", absolute=True), {"until": -5}, HOUR, HOUR),
+        (ExpiryRule("until", absolute=True), {"until": ["2026-01-01T03:00:00Z"]}, HOUR, HOUR),
         (ExpiryRule("until", absolute=True), {"until": "2026-01-01T00:00:00Z"}, None, None),
         (ExpiryRule("until", absolute=True), {"until": "9999-12-31T23:59:59Z"}, None, timedelta(days=3650)),
         (ExpiryRule("expires_in", absolute=True), {"expires_in": 1767229200}, None, HOUR),
@@ -358,6 +361,8 @@ HOUR = timedelta(hours=1)
         (ExpiryRule(zero_is_never=True), {"expires_in": "0"}, HOUR, None),
         (ExpiryRule(zero_is_never=True), {"expires_in": False}, HOUR, HOUR),
         (ExpiryRule(), {"expires_in": 0}, HOUR, HOUR),
+        (ExpiryRule(), {"expires_in": 1}, HOUR, timedelta(seconds=1)),
+        (ExpiryRule(), {"expires_in": 1767229200}, HOUR, timedelta(days=3650)),
         (ExpiryRule(), {}, HOUR, HOUR),
         (ExpiryRule(), {}, None, None),
     ],
@@ -430,6 +435,14 @@ def test_the_granted_scope_is_found_by_its_name_here(members: dict[str, Any], de
     assert "scopes" not in record.extra
 
 
+@pytest.mark.parametrize("delimiter", [" ", ","])
+def test_a_plus_in_the_name_of_a_scope_divides_nothing(delimiter: str) -> None:
+    """But where it is the delimiter."""
+    record = issued({**ANSWER, "scope": f"calendar+write{delimiter}mail"}, scope_delimiter=delimiter)
+    assert record.granted_scope is not None
+    assert list(record.granted_scope) == ["calendar+write", "mail"]
+
+
 def test_what_is_kept_beside_the_token_can_be_named() -> None:
     """Everything, some members, or nothing."""
     answer = {**ANSWER, "instance": "i-1", "noise": {"deep": [1]}}
@@ -455,6 +468,25 @@ def test_a_number_that_no_reader_takes_is_not_kept() -> None:
     record = issued(ANSWER, strategy=Huge())
     assert dict(record.extra) == {"large": 2**64}
     assert TokenRecord.from_json(record.to_json()) == record
+
+
+@pytest.mark.parametrize("stated", [None, 7, ["Bearer"], "", "mac\r\nX: 1", "bärer"])
+def test_a_token_type_that_is_none_is_bearer(stated: object) -> None:
+    """What cannot be sent in a header, or is no text, says nothing; the same where there is none."""
+    assert issued({**ANSWER, "token_type": stated}).token_type == "Bearer"
+    assert issued({"access_token": "at-1"}).token_type == "Bearer"
+
+
+def test_a_member_that_no_text_names_costs_no_token() -> None:
+    """A hook may make one; it is left out of what is kept."""
+
+    class Numbering(ProviderStrategy):
+        def normalize_token_response(self, grant: GrantType, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+            members: dict[Any, Any] = {**payload, 7: "seven"}
+            return members
+
+    record = issued({**ANSWER, "team": "acme"}, strategy=Numbering())
+    assert (record.access_token.expose(), dict(record.extra)) == ("at-1", {"team": "acme"})
 
 
 def test_a_token_type_that_is_no_scheme_is_replaced() -> None:
