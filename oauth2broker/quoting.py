@@ -36,7 +36,8 @@ def _pieces(secret: TokenSecret) -> Iterator[str]:
     """
     plain = secret.expose()
     encoded = base64.b64encode(plain.encode()).decode().rstrip("=")
-    for form in (plain.casefold(), encoded.casefold()):
+    bare = plain.replace("\\", "")  # as it is in a text whose own escapes are taken out
+    for form in {plain.casefold(), bare.casefold(), encoded.casefold()}:
         if 4 <= len(form) < _PIECE:
             yield form
         yield from (form[start : start + _PIECE] for start in range(len(form) - _PIECE + 1))
