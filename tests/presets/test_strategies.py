@@ -356,15 +356,49 @@ def test_apple_s_key_is_never_shown(apple_key: str) -> None:
 # Facebook and Instagram.
 
 
+@pytest.mark.parametrize("unusable", ["bad\ntoken", "tökén", 7])
 @pytest.mark.parametrize("strategy", [Facebook(), Instagram()])
-def test_an_unusable_access_token_does_not_displace_the_one_that_renews(strategy: ProviderStrategy) -> None:
+def test_an_unusable_access_token_does_not_displace_the_one_that_renews(
+    strategy: ProviderStrategy, unusable: object
+) -> None:
     """What cannot be sent is not kept to renew with: the old token still does."""
-    story = Story(describe(strategy), token(refresh_token=None), Answer({"access_token": "bad\ntoken"}))
+    story = Story(describe(strategy), token(refresh_token=None), Answer({"access_token": unusable}))
     story.log_in()
     with pytest.raises(BrokerError):
         story.renew()
     assert story.stored is not None
     assert story.stored.refresh_token == TokenSecret(ACCESS)
+
+
+def test_facebook_revokes_without_the_clients_credentials() -> None:
+    """The user's token is all that goes with the call."""
+    descriptor = describe(
+        Facebook(), client_auth="client_secret_basic", revocation_endpoint="https://provider.example.com/me"
+    )
+    story = Story(descriptor, token(refresh_token=None), Answer({"success": True}))
+    story.log_in()
+    story.revoke()
+    assert (story.sent.method, story.sent.params) == ("DELETE", {"access_token": ACCESS})
+    assert "authorization" not in story.sent.headers
+
+
+def test_instagram_exchanges_once_and_then_the_token_renews_itself() -> None:
+    """The exchange goes with the secret, to one address; what it brought is presented alone, at another."""
+    longs = [Answer({"access_token": f"long-{number}", "expires_in": 5183944}) for number in (1, 2, 3)]
+    story = Story(describe(Instagram()), token(refresh_token=None), *longs)
+    story.log_in()
+    for _ in longs:
+        story.renew()
+    first, *others = [(sent.method, sent.url, sent.params) for sent in story.provider.sent[1:]]
+    assert first[1] == "https://graph.instagram.com/access_token"
+    assert others == [
+        (
+            "GET",
+            "https://graph.instagram.com/refresh_access_token",
+            {"grant_type": "ig_refresh_token", "access_token": f"long-{number}"},
+        )
+        for number in (1, 2)
+    ]
 
 
 def test_what_is_in_instagrams_urls_is_in_no_error() -> None:
