@@ -45,6 +45,7 @@ from oauth2broker import (
 )
 from oauth2broker.client_auth.apple import AppleClientSecret
 from oauth2broker.provider import presets, strategies
+from oauth2broker.provider.strategies.dropbox import Dropbox
 from oauth2broker.provider.strategies.ebay import EBay
 from oauth2broker.provider.strategies.facebook import Facebook
 from oauth2broker.provider.strategies.github import GitHub
@@ -55,7 +56,9 @@ from oauth2broker.provider.strategies.reddit import Reddit
 from oauth2broker.provider.strategies.shopify import Shopify
 from oauth2broker.provider.strategies.slack import SlackBot, SlackUser
 from oauth2broker.provider.strategies.square import Square
-from oauth2broker.provider.strategies.stripe import StripeConnect
+from oauth2broker.provider.strategies.strava import Strava
+from oauth2broker.provider.strategies.stripe import StripeApps, StripeConnect
+from oauth2broker.provider.strategies.zendesk import Zendesk
 from oauth2broker.provider.strategies.zoho import Zoho
 from tests.presets.support import CLIENT_ID, CLIENT_SECRET, CODE, Answer, Story, query_of
 from tests.support import ManualClock
@@ -254,14 +257,33 @@ def test_both_ways_to_escape_what_is_signed_are_taken(host: str) -> None:
     assert story.stored is not None
 
 
-def test_a_delimiter_in_a_value_cannot_pass_for_another_parameter() -> None:
-    """Two parameters are not taken for one whose value holds both."""
+@pytest.mark.parametrize("signed", ["h%3D=50%25%26%3D", "h%3D=50%25%26="], ids=["form", "delimiters"])
+def test_what_delimits_is_escaped_in_both_ways(signed: str) -> None:
+    """The signs of percent and of a delimiter in a value, and the equals sign in a name."""
 
-    def merge(params: dict[str, str]) -> None:
-        params["shop"] += f"&state={params['state']}"
+    def add(params: dict[str, str]) -> None:
+        del params["hmac"]
+        message = "&".join(sorted([*(f"{name}={value}" for name, value in params.items()), signed]))
+        params.update({"h=": "50%&=", "hmac": signature({}, message)})
 
-    with pytest.raises(AuthorizationError):
-        come_back(shopify_story(), merge)
+    story = shopify_story()
+    come_back(story, add)
+    assert story.stored is not None
+
+
+@pytest.mark.parametrize(
+    "forged", [{"code": f"{CODE}&host=a=b"}, {"host=a": "b"}], ids=["two in one", "another name"]
+)
+def test_a_delimiter_cannot_move(forged: dict[str, str]) -> None:
+    """What is signed as two parameters is not taken for one, nor a piece of a value for one of a name."""
+
+    def move(params: dict[str, str]) -> None:
+        del params["hmac"]
+        params["hmac"] = signature({**params, "host": "a=b"})
+        params.update(forged)
+
+    with pytest.raises(AuthorizationError, match="signature"):
+        come_back(shopify_story(), move)
 
 
 def test_without_a_secret_no_callback_can_be_checked() -> None:
@@ -385,8 +407,9 @@ def test_facebook_revokes_without_the_clients_credentials() -> None:
 def test_instagram_exchanges_once_and_then_the_token_renews_itself() -> None:
     """The exchange goes with the secret, to one address; what it brought is presented alone, at another."""
     longs = [Answer({"access_token": f"long-{number}", "expires_in": 5183944}) for number in (1, 2, 3)]
-    story = Story(describe(Instagram()), token(refresh_token=None), *longs)
-    story.log_in()
+    story = Story(describe(Instagram()), token(refresh_token=None, expires_in=60), *longs)
+    first_token = story.log_in()
+    assert first_token.expires_at == first_token.issued_at + timedelta(seconds=60)
     for _ in longs:
         story.renew()
     first, *others = [(sent.method, sent.url, sent.params) for sent in story.provider.sent[1:]]
@@ -399,6 +422,13 @@ def test_instagram_exchanges_once_and_then_the_token_renews_itself() -> None:
         )
         for number in (1, 2)
     ]
+
+
+@pytest.mark.parametrize("data", [[], {}, "data", ["x"], [None], 5])
+def test_odd_data_beside_instagrams_token_costs_no_login(data: object) -> None:
+    """What is no list of one object is a member like others."""
+    record = Story(describe(Instagram()), token(refresh_token=None, data=data)).log_in()
+    assert record.access_token.expose() == ACCESS
 
 
 def test_what_is_in_instagrams_urls_is_in_no_error() -> None:
@@ -521,6 +551,52 @@ def test_a_github_client_id_stays_in_its_place() -> None:
     story.log_in()
     story.revoke()
     assert story.sent.url == "https://api.github.com/applications/client%20id%2Fexample/token"
+
+
+@pytest.mark.parametrize("strategy", [Strava(), Zendesk(), Dropbox()])
+def test_the_token_alone_authorizes_its_revocation(strategy: ProviderStrategy) -> None:
+    """The client's own credentials stay at home."""
+    descriptor = describe(
+        strategy, client_auth="client_secret_basic", revocation_endpoint="https://provider.example.com/revoke"
+    )
+    story = Story(descriptor, token(), Answer(status=204))
+    story.log_in()
+    story.revoke()
+    assert story.sent.client in {None, f"Bearer {REFRESH}"}
+    assert CLIENT_SECRET not in repr(story.sent.params)
+
+
+def test_square_revokes_with_an_object_in_json() -> None:
+    """With the secret in a scheme of its own."""
+    descriptor = describe(Square(), revocation_endpoint="https://provider.example.com/revoke")
+    story = Story(descriptor, token(), Answer({"success": True}))
+    story.log_in()
+    story.revoke()
+    assert (story.sent.place, story.sent.headers["authorization"]) == ("json", f"Client {CLIENT_SECRET}")
+
+
+@pytest.mark.parametrize("strategy", [StripeApps(), StripeConnect()])
+def test_a_client_without_stripe_s_key_sends_none(strategy: ProviderStrategy) -> None:
+    """And nothing that could pass for one."""
+    story = Story(describe(strategy, client_auth="none"), token(), secret=None)
+    story.log_in()
+    assert story.sent.client is None
+
+
+@pytest.mark.parametrize(("method", "client"), [("none", "Basic"), ("client_secret_post", None)])
+def test_reddit_gets_basic_from_clients_without_a_secret_only(method: str, client: str | None) -> None:
+    """One with a secret goes by its own method."""
+    secret = None if method == "none" else CLIENT_SECRET
+    story = Story(describe(Reddit(), client_auth=method), token(), secret=secret)
+    story.log_in()
+    assert (story.sent.client or "").partition(" ")[0] == (client or "")
+
+
+def test_an_invalid_request_with_a_code_is_a_mistake_and_no_dead_grant() -> None:
+    """Reddit means the refresh token by it only when one is presented."""
+    story = Story(describe(Reddit()), Answer({"error": "invalid_request"}, 400))
+    with pytest.raises(ConfigError):
+        story.log_in()
 
 
 # Errors that only their provider means so.
