@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from oauth2broker import Broker, InvalidClientError, RevokedError, TransportError
+from oauth2broker import (
+    Broker,
+    BrokerError,
+    ConfigError,
+    HttpResponse,
+    InvalidClientError,
+    ProviderQuirks,
+    RevokedError,
+    TransientError,
+    TransportError,
+)
 from oauth2broker.testing import LoopbackProvider
+from tests import test_provider_data as data
 from tests.support import USER_REQUEST, ManualClock, log_in
 
 
@@ -72,3 +85,68 @@ def test_a_login_after_a_logout_replaces_the_tombstone(broker: Broker, provider:
     broker.revoke(USER_REQUEST)
     record = log_in(broker, provider)
     assert broker.refresh_access_token(USER_REQUEST) is record
+
+
+QUIRKS = ProviderQuirks(error_codes={"gone": "invalid_token", "17": "invalid_client"}, error_paths=["why"])
+
+
+def said(status: int, body: object = "") -> HttpResponse:
+    """Give an answer of the revocation endpoint."""
+    text = body if isinstance(body, str) else json.dumps(body)
+    return HttpResponse(status, {"Retry-After": "7"}, text.encode())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        said(200),
+        said(204),
+        said(299, "<html>"),
+        said(200, {"revoked": True}),
+        said(200, {"why": "a word that nobody knows"}),
+        said(200, {"error": ""}),
+        *(
+            said(400, {"error": code})
+            for code in ("unsupported_token_type", "invalid_token", "invalid_grant")
+        ),
+        said(200, {"error": "invalid_token"}),
+        said(404, {"why": "gone"}),
+    ],
+)
+def test_what_is_gone_or_cannot_be_revoked_ends_in_the_store(answer: HttpResponse) -> None:
+    """RFC 7009 section 2.2: a token that is not valid is no error; here the grant ends either way."""
+    broker = data.make(data.Wire(data.ANSWER, answer), quirks=QUIRKS)
+    data.log_in(broker)
+    tombstone = broker.revoke(USER_REQUEST)
+    assert tombstone is not None
+    assert tombstone.revoked_at is not None
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        *((said(status), ConfigError, "the revocation endpoint redirects") for status in (300, 302, 399)),
+        (said(300, {"error": "invalid_token"}), ConfigError, "the revocation endpoint redirects"),
+        (said(400, {"error": "invalid_request"}), ConfigError, "refused the revocation: invalid_request"),
+        (said(200, {"error": "invalid_request"}), ConfigError, "refused the revocation: invalid_request"),
+        (said(200, {"error": "odd"}), ConfigError, "refused the revocation: odd"),
+        (said(200, {"ok": False, "why": "odd"}), ConfigError, "refused the revocation: odd"),
+        (said(200, {"why": 17}), InvalidClientError, "invalid_client"),
+        (said(401, {"error": "invalid_client"}), InvalidClientError, "invalid_client"),
+        (said(400, {"no": "code"}), TransientError, "answered 400 with a body that has no error code"),
+        (said(404, "<html>"), TransientError, "answered 404 with a body that"),
+        (said(199, "<html>"), TransientError, "answered 199 with a body that"),
+        (said(503), TransientError, "answered 503 with a body that"),
+    ],
+)
+def test_a_revocation_that_is_refused_leaves_the_grant(
+    answer: HttpResponse, kind: type[BrokerError], words: str
+) -> None:
+    """The caller is told why, and when to ask again; the record is as it was."""
+    broker = data.make(data.Wire(data.ANSWER, answer), quirks=QUIRKS)
+    record = data.log_in(broker)
+    with pytest.raises(kind, match=words) as refused:
+        broker.revoke(USER_REQUEST)
+    assert (type(refused.value), refused.value.status) == (kind, answer.status)
+    assert refused.value.retry_after == (7 if kind is TransientError else None)
+    assert broker.store.fetch(record.key) == record
