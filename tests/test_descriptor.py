@@ -258,8 +258,13 @@ def test_an_endpoint_is_a_str(name: str, value: object) -> None:
         ("pkce", "plain"),
         ("pkce", None),
         ("resource_param", ""),
-        ("resource_param", "state"),
-        ("resource_param", "client_id"),
+        *(
+            ("resource_param", name)
+            for name in (
+                *("response_type", "client_id", "client_secret", "redirect_uri", "scope", "state", "code"),
+                *("grant_type", "code_challenge", "code_challenge_method", "code_verifier", "refresh_token"),
+            )
+        ),
         ("issuer", "provider"),
         ("token_endpoint", "https://%31%32%37.0.0.1/token"),
         ("issuer", "https://provider.example.com/#a"),
@@ -275,6 +280,8 @@ def test_an_endpoint_is_a_str(name: str, value: object) -> None:
         ("token_headers", {"authorization": "Bearer x"}),
         ("token_headers", {"Content-Type": "text/plain"}),
         ("token_headers", {"HOST": "evil.example.com"}),
+        ("token_headers", {"Content-Length": "0"}),
+        ("token_headers", {"Transfer-Encoding": "chunked"}),
         ("body_format", "xml"),
         ("default_refresh_expires_in", 60),
         ("default_refresh_expires_in", timedelta.max),
@@ -336,12 +343,18 @@ def test_a_field_that_cannot_be_is_refused_by_name(name: str, value: object) -> 
         ("token_type", "Bear\n"),
         ("token_type", 5),
         ("callback_members", "realmId"),
-        ("callback_members", ["refresh_token"]),
-        ("callback_members", ["access_token"]),
-        ("callback_members", ["error"]),
-        ("callback_members", ["code"]),
+        *(
+            ("callback_members", ["realmId", member])
+            for member in (
+                *("access_token", "refresh_token", "id_token", "token_type", "expires_in"),
+                *("refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in"),
+                *("error", "code", "state"),
+            )
+        ),
         ("extra_members", "owner"),
         ("extra_members", [5]),
+        *(("api_header", header) for header in ("", "X Token", "X-Token:", "X-Token\r\nX", 5)),
+        *(("api_scheme", scheme) for scheme in ("Bearer ", "To ken", "Token\r\nX: 1", 5)),
     ],
 )
 def test_a_quirk_that_cannot_be_is_refused_by_name(name: str, value: Any) -> None:

@@ -27,7 +27,7 @@ DESCRIPTOR = ProviderDescriptor(
     quirks=ProviderQuirks(
         error_paths=["why", "and.also"],
         error_codes={"17": "invalid_client"},
-        dead_refresh_texts=["token is dead"],
+        dead_refresh_texts=["token is DEAD"],
     ),
 )
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="odd"'}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import string
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, strategies as st
 
 from oauth2broker import (
@@ -261,3 +263,13 @@ def test_many_threads_share_a_cipher() -> None:
     with ThreadPoolExecutor(8) as pool:
         nonces = set[str]().union(*pool.map(work, range(8)))
     assert len(nonces) == 8 * 200
+
+
+def test_what_other_versions_seal_is_read() -> None:
+    """The form of what is written stays: else nobody could read the records of before an upgrade."""
+    key, nonce, record = base64.b64decode(OLD), bytes(12), make_record()
+    name = hashlib.sha256(b"oauth2broker/key-id/1" + key).hexdigest()[:16]
+    place = f"oauth2broker/record/1:{record.key.digest}".encode()
+    sealed = nonce + AESGCM(key).encrypt(nonce, record.to_json().encode(), place)
+    text = f"oauth2broker:sealed:1:{name}:{base64.b64encode(sealed).decode()}"
+    assert RecordCodec(AesGcmCipher([NEW, OLD])).decode(record.key.digest, text) == record
