@@ -226,7 +226,10 @@ def test_an_endpoint_is_a_str(name: str, value: object) -> None:
         ("authorization_params", "prompt=consent"),
         *(
             ("authorization_params", {name: "x"})
-            for name in ("state", "client_id", "redirect_uri", "resource")
+            for name in (
+                *("state", "client_id", "redirect_uri", "resource", "response_type"),
+                *("code_challenge", "code_challenge_method"),
+            )
         ),
         ("authorization_params", {"scope": "x"}),
         ("authorization_params", {"prompt": "\ud800"}),
