@@ -468,6 +468,15 @@ def test_zoho_s_credentials_go_to_zoho_only(server: str) -> None:
     assert not story.provider.sent
 
 
+@pytest.mark.parametrize("server", ["https://accounts.zoho.eu", "https://accounts.zoho.eu/"])
+def test_zoho_s_data_centre_is_found_with_and_without_a_slash(server: str) -> None:
+    """The code goes to the same address."""
+    quirks = ProviderQuirks(callback_members=["accounts-server"])
+    story = Story(describe(Zoho(), "accounts.zoho.com", quirks=quirks), token())
+    story.log_in(**{"accounts-server": server})
+    assert story.sent.url == "https://accounts.zoho.eu/oauth/token"
+
+
 def test_an_answer_cannot_send_the_next_request_elsewhere_either() -> None:
     """A server that an answer brought into the record is refused when it is used."""
     descriptor = describe(
