@@ -393,6 +393,14 @@ def test_who_was_refused_a_lease_does_not_free_it(store: MemoryStore) -> None:
         assert held_in_another_thread(store, KEY) is False
 
 
+def test_who_was_refused_a_lease_may_go_after_its_holder(store: MemoryStore) -> None:
+    """There is nothing left then to let go, and the lease is free."""
+    with contextlib.ExitStack() as refused:
+        with store.refresh_lease(KEY, timeout=0):
+            assert not refused.enter_context(store.refresh_lease(KEY, timeout=0))
+    assert held_in_another_thread(store, KEY) is True
+
+
 def test_a_lease_is_not_reentrant(store: MemoryStore) -> None:
     """Not even its holder gets it twice: another broker in the same thread is another renewal."""
     with store.refresh_lease(KEY, timeout=0), store.refresh_lease(KEY, timeout=0) as again:
