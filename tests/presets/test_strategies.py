@@ -515,6 +515,7 @@ def test_a_monday_token_says_itself_until_when_it_works() -> None:
     [
         *("opaque", "a.b", "a.b.c", "a.b.c.d", "e30.aGk.e30", "e30.__8.e30"),
         *map(monday_token, ({}, [], 5, None)),
+        f"e30.{base64.urlsafe_b64encode(b'[' * 30_000).decode()}.e30",  # deeper than Python's stack
         monday_token({"exp": 4102444800}).rpartition(".")[0],
         monday_token({"exp": 4102444800}) + ".e30.e30",
         *(monday_token({"exp": when}) for when in ("soon", -1, True, 10**400, [10], {"at": 10})),
