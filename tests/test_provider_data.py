@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -848,6 +849,19 @@ def test_a_strategy_signs_the_very_bytes_that_are_sent(body_format: str, of_the_
     (sent,) = wire.sent
     assert sent.headers["X-Signature"] == sha256(sent.body).hexdigest()
     assert (b"client_key" in sent.body) is (body_format != "query")
+
+
+@pytest.mark.parametrize("body_format", ["form", "json"])
+def test_a_strategy_may_put_any_mapping_in_the_place_of_the_form(body_format: str) -> None:
+    """One that is no dict was a TypeError as JSON, with the code in its traceback."""
+
+    class Freezing(ProviderStrategy):
+        def shape_request(self, draft: RequestDraft) -> None:
+            draft.form = MappingProxyType(draft.form)  # type: ignore[assignment]
+
+    wire = Wire(ANSWER)
+    log_in(make(wire, strategy=Freezing(), body_format=body_format))
+    assert b"code-1" in wire.sent[-1].body
 
 
 def _escape(draft: RequestDraft) -> None:

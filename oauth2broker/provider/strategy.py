@@ -78,7 +78,7 @@ class RequestDraft:
         """The body that ``form`` is sent as, in ``body_format`` as it is now; empty for a query."""
         match self.body_format:
             case BodyFormat.JSON:
-                return json.dumps(self.form).encode("ascii")
+                return json.dumps(dict(self.form)).encode("ascii")  # whatever mapping a hook put there
             case BodyFormat.FORM:
                 return urlencode(self.form).encode("ascii")
         return b""
