@@ -961,7 +961,7 @@ def test_a_certificate_that_does_not_serve_is_said_before_anything_happens(
     assert_nothing_happens(authentication, "client certificate and its key cannot be used")
 
 
-@pytest.mark.parametrize("paths", [(None,), (5,), (None, "client.key"), ("client.pem", 5)])
+@pytest.mark.parametrize("paths", [(None,), (5,), ("",), (None, "client.key"), ("client.pem", 5)])
 def test_what_is_no_path_is_no_certificate(paths: tuple[Any, ...]) -> None:
     """Such as what the environment has nothing for; it was an IndexError."""
     with pytest.raises(ConfigError, match="certificate is the path of a PEM file"):
@@ -1052,6 +1052,7 @@ MISTAKES: list[Callable[[], object]] = [
     lambda: PrivateKeyJwt(LONG_SECRET, algorithm="RS256", key_id=""),
     lambda: PrivateKeyJwt(LONG_SECRET, algorithm="RS256", headers={"alg": "none"}),
     lambda: AppleClientSecret("TEAM", CLIENT_ID, "KEY", f"{LONG_SECRET}\ud800"),
+    lambda: TlsClientAuth("client.pem", f"-----BEGIN PRIVATE KEY-----\n{LONG_SECRET}"),
     lambda: open_broker(Provider(), LONG_SECRET, descriptor=describe(client_auth="private_key_jwt")),
     lambda: open_broker(Provider(), LONG_SECRET, client_auth=ClientSecretPost(LONG_SECRET)),
 ]

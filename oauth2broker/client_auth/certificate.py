@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from oauth2broker.client_auth.base import ClientAuthentication, ClientIdentity
 from oauth2broker.errors import BrokerError, ConfigError
+from oauth2broker.provider.checks import is_path
 from oauth2broker.provider.kinds import ClientAuthMethod
 from oauth2broker.provider.strategy import RequestDraft
 from oauth2broker.secret import TokenSecret
@@ -31,7 +32,8 @@ class TlsClientAuth(ClientAuthentication):
     def __init__(
         self, certificate: str | os.PathLike[str], key: str | os.PathLike[str] | None = None
     ) -> None:
-        if not isinstance(certificate, str | os.PathLike) or not isinstance(key, str | os.PathLike | None):
+        if not is_path(certificate) or not (key is None or is_path(key)):
+            del certificate, key  # they may be the plain key
             raise ConfigError("certificate is the path of a PEM file; key is one, or None")
         paths = [str(Path(path).absolute()) for path in (certificate, key) if path is not None]
         self.cert: str | tuple[str, str] = paths[0] if key is None else (paths[0], paths[1])

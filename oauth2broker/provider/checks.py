@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from enum import StrEnum
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from oauth2broker.errors import ConfigError
 from oauth2broker.frozen import FrozenMapping
@@ -49,6 +50,12 @@ def checked_mapping(name: str, items: Mapping[str, object] | None) -> Mapping[st
 def is_text(value: object) -> bool:
     """Whether ``value`` is a string that can be sent: surrogates have no encoding."""
     return isinstance(value, str) and _SURROGATE.search(value) is None
+
+
+def is_path(value: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether ``value`` can be a file's path: not empty, and not the PEM text that the file should hold."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    return isinstance(text, str) and text != "" and "-----BEGIN" not in text
 
 
 def is_error_code(text: str) -> bool:

@@ -9,12 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from oauth2broker.errors import BrokerError, ConfigError
 from oauth2broker.grants import GrantType
+from oauth2broker.provider.checks import is_path
 from oauth2broker.provider.strategy import ProviderStrategy
+
+FilePath: TypeAlias = str | os.PathLike[str]
+ClientCertificate: TypeAlias = FilePath | tuple[FilePath, FilePath] | None
 
 CONNECT_SECONDS = 5.0
 TOTAL_SECONDS = 30.0
@@ -113,9 +117,21 @@ def checked_verify(verify: object) -> Literal[True] | str:
     """Give True or the path of a CA bundle; certificates are always verified."""
     if verify is True:
         return True
-    if not isinstance(verify, str | os.PathLike):
+    if not is_path(verify):  # requests verifies nothing by an empty one
         raise ConfigError("verify is True or the path of a CA bundle")
     return os.fspath(verify)
+
+
+def client_certificate(cert: object) -> str | tuple[str, str] | ConfigError | None:
+    """Give the path of a client certificate, or its and its key's, or what is wrong. Never raises."""
+    match cert:
+        case None:
+            return None
+        case (certificate, key) if isinstance(cert, tuple) and is_path(certificate) and is_path(key):
+            return os.fspath(certificate), os.fspath(key)
+        case _ if is_path(cert):
+            return os.fspath(cert)
+    return ConfigError("cert is the path of a client certificate, or a tuple of its path and its key's")
 
 
 class TokenHttpClient(Protocol):

@@ -21,12 +21,14 @@ from oauth2broker.transports.base import (
     CONNECT_SECONDS,
     TOTAL_SECONDS,
     BodyTooLargeError,
+    ClientCertificate,
     HttpRequest,
     HttpResponse,
     NeverSentError,
     ResponseMetadata,
     ResponseMetadataSlot,
     checked_verify,
+    client_certificate,
     require_timeouts,
 )
 from oauth2broker.transports.httpcore_wire import TARGET, Progress, Wire, current
@@ -58,21 +60,25 @@ class HttpxHttpClient:
         self,
         *,
         verify: bool | str | os.PathLike[str] = True,
-        cert: str | tuple[str, str] | None = None,
+        cert: ClientCertificate = None,
         proxy: str | None = None,
         connect_timeout: float = CONNECT_SECONDS,
         total_timeout: float = TOTAL_SECONDS,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        presented = client_certificate(cert)
+        del cert  # it may be a plain key, by mistake
+        if isinstance(presented, ConfigError):
+            raise presented
         require_timeouts(connect_timeout, total_timeout)
-        if transport is not None and (verify is not True or cert is not None or proxy is not None):
+        if transport is not None and (verify is not True or presented is not None or proxy is not None):
             raise ConfigError("verify, cert and proxy are the business of the transport that is given")
-        self._cert = cert
+        self._cert = presented
         self._proxy = None if proxy is None else _checked_proxy(proxy)
         self._connect_timeout = connect_timeout
         self._total_timeout = total_timeout
         self._transport = transport
-        self._tls = None if transport is not None else _tls_context(verify, cert)
+        self._tls = None if transport is not None else _tls_context(verify, presented)
 
     @property
     def presents_certificate(self) -> bool:
@@ -183,7 +189,7 @@ def _tls_context(verify: bool | str | os.PathLike[str], cert: str | tuple[str, s
         context = httpx.create_ssl_context() if trusted is True else _trusting(trusted)
         if cert is not None:
             context.load_cert_chain(*([cert] if isinstance(cert, str) else cert))
-    except (OSError, TypeError) as error:
+    except (OSError, ValueError) as error:
         failed = type(error).__name__
     else:
         return context

@@ -30,12 +30,14 @@ from oauth2broker.transports.base import (
     CONNECT_SECONDS,
     TOTAL_SECONDS,
     BodyTooLargeError,
+    ClientCertificate,
     HttpRequest,
     HttpResponse,
     NeverSentError,
     ResponseMetadata,
     ResponseMetadataSlot,
     checked_verify,
+    client_certificate,
     require_public,
     require_timeouts,
 )
@@ -63,16 +65,20 @@ class RequestsHttpClient:
         self,
         *,
         verify: bool | str | os.PathLike[str] = True,
-        cert: str | tuple[str, str] | None = None,
+        cert: ClientCertificate = None,
         proxies: dict[str, str] | None = None,
         connect_timeout: float = CONNECT_SECONDS,
         total_timeout: float = TOTAL_SECONDS,
     ) -> None:
+        presented = client_certificate(cert)
+        del cert  # it may be a plain key, by mistake
+        if isinstance(presented, ConfigError):
+            raise presented
         require_timeouts(connect_timeout, total_timeout)
         if proxies is not None and not isinstance(proxies, Mapping):
             raise ConfigError("proxies are a dict of proxies' URLs by scheme, as in requests")
         self._verify = checked_verify(verify)
-        self._cert = cert
+        self._cert = presented
         self._proxies = dict(proxies or {})
         self._connect_timeout = connect_timeout
         self._total_timeout = total_timeout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -252,12 +253,42 @@ def test_a_file_that_is_not_there_is_no_outage(
     client.close()
 
 
-@pytest.mark.parametrize("verify", [False, None, 5])
+@pytest.mark.parametrize("verify", [False, None, 5, "", b"ca.pem"])
 @pytest.mark.parametrize("kind", [RequestsHttpClient, HttpxHttpClient])
 def test_certificates_are_always_verified(kind: type[Any], verify: Any) -> None:
     """``verify=False`` would give the client's secret to whoever answers."""
     with pytest.raises(ConfigError, match="verify is True or the path of a CA bundle"):
         kind(verify=verify)
+
+
+KEY = "-----BEGIN PRIVATE KEY-----\nhush-hush"
+
+
+@pytest.mark.parametrize(
+    "cert", [5, "", (), ("client.pem",), ["client.pem", "key.pem"], ("client.pem", 5), KEY]
+)
+@pytest.mark.parametrize("kind", [RequestsHttpClient, HttpxHttpClient])
+def test_a_client_certificate_that_is_none_is_a_mistake_at_once(kind: type[Any], cert: Any) -> None:
+    """Not an outage at the first call; and a key in the place of its path shows nowhere."""
+    with pytest.raises(ConfigError, match="cert is the path of a client certificate") as refused:
+        kind(cert=cert)
+    told = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
+    assert "hush-hush" not in repr([frame.locals for frame in told.stack if frame.name == "__init__"])
+    assert "hush-hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [RequestsHttpClient, HttpxHttpClient])
+def test_a_client_certificate_may_be_given_by_any_kind_of_path(
+    certificate: Certificate, kind: type[Any]
+) -> None:
+    """As a CA bundle may: certificate and key as strings or as paths."""
+    folder = Path(certificate.path).parent
+    for of_type in (str, Path):
+        pair = of_type(folder / "cert.pem"), of_type(folder / "key.pem")
+        client = kind(verify=certificate.path, cert=pair)
+        with SocketServer(answering(answer()), tls=certificate.context) as server:
+            assert broker_for(server.url, client).client_credentials(SERVICE_REQUEST).access_token
+            client.close()
 
 
 @pytest.mark.parametrize("seconds", ["5", None, 0, -1.0, 30.1, float("nan")])
