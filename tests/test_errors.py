@@ -242,4 +242,4 @@ def test_what_refuses_its_arguments_can_be_shown(refuse: Callable[[], object]) -
     told = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
     shown = [frame.locals["self"] for frame in told.stack if frame.locals and "self" in frame.locals]
     assert shown
-    assert not any("object at" in each for each in shown)
+    assert not any("object at" in each or "repr() failed" in each for each in shown)  # as Pythons have it

@@ -399,13 +399,12 @@ def test_a_write_that_waits_for_the_disk_holds_up_only_its_sixteenth_of_the_keys
     part = disk.part_of(slow.key.digest)
     kin = next(other for other in others if disk.part_of(other.key.digest) == part)
     parts = {disk.part_of(other.key.digest): other for other in others}
-    flushes, at_disk, is_flushed, sync = itertools.count(), threading.Event(), threading.Event(), disk._sync
+    flushes, at_disk, is_flushed = itertools.count(), threading.Event(), threading.Event()
 
-    def flush(descriptor: int) -> None:
+    def flush(_: int) -> None:
         if next(flushes) == 0:
             at_disk.set()
             assert is_flushed.wait(PATIENCE)
-        sync(descriptor)
 
     monkeypatch.setattr(disk, "_sync", flush)
     with ThreadPoolExecutor() as pool:
