@@ -585,7 +585,7 @@ def fork_holding_locks(
     holder = threading.Thread(target=hold, daemon=True)
     holder.start()
     assert holding.wait(PATIENCE)
-    child = fork(functools.partial(_errand, broker, request, closing=closing), seconds=5)
+    child = fork(functools.partial(_errand, broker, request, closing=closing))
     done.set()
     holder.join(PATIENCE)
     return list(locks), child
