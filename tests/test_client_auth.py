@@ -644,18 +644,21 @@ def test_a_short_key_is_refused_also_where_warnings_are_not_errors() -> None:
 
 
 @pytest.mark.parametrize("hidden", ["jwt", "cryptography"])
-def test_a_client_without_the_extra_is_told_its_name(hidden: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_without_the_extra_is_told_its_name(
+    hidden: str, monkeypatch: pytest.MonkeyPatch, witness: Witness
+) -> None:
     """When the method is made, or chosen by the provider; all other methods go without."""
     monkeypatch.setitem(sys.modules, hidden, None)
     makes: list[Callable[[], object]] = [
         lambda: ClientSecretJwt(LONG_SECRET),
         lambda: PrivateKeyJwt(Path("key.pem"), algorithm="RS256"),
-        lambda: AppleClientSecret("TEAM", CLIENT_ID, "KEY", Path("key.pem")),
+        lambda: AppleClientSecret("TEAM", CLIENT_ID, "KEY", LONG_SECRET),
         lambda: open_broker(Provider(), LONG_SECRET, descriptor=describe(client_auth="client_secret_jwt")),
     ]
     for make in makes:
-        with pytest.raises(ConfigError, match=r"pip install 'oauth2broker\[jwt\]'"):
+        with pytest.raises(ConfigError, match=r"pip install 'oauth2broker\[jwt\]'") as refused:
             make()
+        witness.see_error(refused.value)
     open_broker(Provider(), SECRET).client_credentials(SERVICE_REQUEST)
 
 

@@ -38,9 +38,9 @@ class AppleClientSecret:
     ) -> None:
         self._claims = {"iss": team_id, "aud": _AUDIENCE, "sub": client_id}
         self._key_id = key_id  # before anything is raised: who reports that shows a repr of us
-        require_jwt()
         source = secret_source(private_key)
         del private_key  # from here on nothing plain is in this frame
+        require_jwt()
         if isinstance(source, ConfigError):
             raise source
         self._key: SecretSource = source
