@@ -24,6 +24,7 @@ from oauth2broker import (
     TokenRecord,
     TokenSecret,
 )
+from oauth2broker.stores import file as file_module
 from oauth2broker.stores.disk import identify
 from oauth2broker.testing.store_contract import NOW, make_record
 from tests.encryption.support import NEW, OLD, OTHER, SEALED, Intruding, Shelf, file_of, records_in, sealing
@@ -190,9 +191,12 @@ def test_what_others_write_between_reading_and_sealing_stays(
     assert data.opened(NEW).fetch(RECORD.key) == left
 
 
-def test_rewrapping_runs_beside_renewals_logouts_and_deletions(data: Data) -> None:
+def test_rewrapping_runs_beside_renewals_logouts_and_deletions(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every swap finds what the last one wrote, and what is dead or gone stays so."""
-    users, turns = [make_record(f"user-{number}") for number in range(4)], 25
+    monkeypatch.setattr(file_module, "_WRITE_LOCK_SECONDS", 60.0)  # who writes on and on lets others wait
+    users, turns = [make_record(f"user-{number}") for number in range(4)], 12
     dead, gone = make_record("dead"), make_record("gone")
     workers = data.opened(OLD, NEW)
     ready, done, errors = threading.Barrier(6), threading.Event(), list[BaseException]()
