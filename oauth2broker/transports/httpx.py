@@ -54,6 +54,9 @@ class HttpxHttpClient:
     ``transport`` sends instead of all that (``httpx.MockTransport``, one that records ...). Then connections,
     certificates, and how long headers may take, are its business; it is never believed to have sent nothing,
     and requests that may go to public addresses only are refused.
+
+    Raises :class:`ConfigError` for what is of another kind, or cannot be loaded, and for timeouts of more
+    than 5 and 30 seconds.
     """
 
     def __init__(

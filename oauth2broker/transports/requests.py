@@ -57,8 +57,10 @@ class RequestsHttpClient:
     slowly headers or body drip in. https only, except to loopback hosts; a request that presents a single-use
     credential rides a connection of its own.
 
-    ``verify`` (True or a CA bundle's path), ``cert`` (a client certificate's path, or certificate and key)
-    and ``proxies`` are as in requests; proxies from the environment apply to https only.
+    ``verify`` is True or the path of a CA bundle; certificates are always verified. ``cert`` (a client
+    certificate's path, or certificate and key) and ``proxies`` are as in requests; proxies from the
+    environment apply to https only. Raises :class:`ConfigError` for what is of another kind, and for timeouts
+    of more than 5 and 30 seconds.
     """
 
     def __init__(
